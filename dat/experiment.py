@@ -1,0 +1,121 @@
+"""From a recipe to the objects that run it: data, classifier, method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dat import models
+from dat.methods import METHODS, Task
+from dat.recipes import Recipe
+from engine.data import (
+    Augmentation,
+    ImageArrays,
+    Loader,
+    ResidentLoader,
+    TorchvisionLoader,
+    describe,
+    hold_out,
+    load,
+    mean_amplitude,
+    take,
+)
+from engine.method import Method
+
+LOADERS = {"resident": ResidentLoader, "torchvision": TorchvisionLoader}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """The training loader and the images held out from it; `validation` is None where the recipe holds none out."""
+
+    loader: Loader
+    train: ImageArrays
+    validation: ImageArrays | None
+
+
+def choose_device(name: str | None) -> torch.device:
+    """``"cpu"``, ``"cuda"`` or ``"cuda:1"`` -> device; None: the GPU where there is one.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"no device is called {name!r}; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= found:
+            raise ValueError(f"device {name} is not there: torch {torch.__version__} sees {found} CUDA devices; use cpu")
+    elif device.type != "cpu":
+        raise ValueError(f"device {name} is not supported; use cpu or cuda")
+    return device
+
+
+def load_training_data(recipe: Recipe, data_root: Path, device: torch.device) -> TrainingData:
+    """Read, limit, hold out, and open the loader.
+
+    Raises:
+        ValueError: missing or damaged data, or a size that does not fit it.
+    """
+    arrays = load(recipe.data.name, root=data_root, split="train", download=True)
+    validation = None
+    if recipe.data.validation:
+        arrays, validation = hold_out(arrays, recipe.data.validation, recipe.seed)
+    if recipe.limit_train is not None:
+        arrays = take(arrays, recipe.limit_train, recipe.seed)
+    loader = LOADERS[recipe.data.loader](
+        arrays,
+        batch_size=recipe.batch_size,
+        augmentation=Augmentation(padding=recipe.data.padding, flip=recipe.data.flip),
+        seed=recipe.seed,
+        device=device,
+    )
+    return TrainingData(loader=loader, train=arrays, validation=validation)
+
+
+def load_test_data(recipe: Recipe, data_root: Path, limit: int | None) -> ImageArrays:
+    """The test split, or a class-balanced part of it.
+
+    Raises:
+        ValueError: missing or damaged data, or a limit beyond the split.
+    """
+    arrays = load(recipe.data.name, root=data_root, split="test", download=True)
+    return arrays if limit is None else take(arrays, limit, seed=0)
+
+
+def build_model(recipe: Recipe) -> nn.Module:
+    """The recipe's classifier, initialised from the recipe's seed, with the BatchNorm branches that its method uses."""
+    description = describe(recipe.data.name)
+    entry = METHODS[recipe.method]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return models.build(
+            recipe.model.name,
+            num_classes=description.num_classes,
+            width=recipe.model.width,
+            in_channels=description.image_shape[0],
+            branches=tuple(dict.fromkeys(entry.layout)),
+        )
+
+
+def build_method(recipe: Recipe, train: ImageArrays, device: torch.device) -> Method:
+    """The recipe's method, its generator (where it has one) initialised from the recipe's seed and on `device`."""
+    task = Task(
+        num_classes=train.num_classes,
+        image_shape=train.image_shape,
+        epsilon=recipe.epsilon,
+        mean_amplitude=lambda: mean_amplitude(train),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed + 1)
+        method = METHODS[recipe.method].create(recipe.settings, task)
+    if method.second_player is not None:
+        method.second_player.to(device)
+    return method

@@ -1,0 +1,76 @@
+"""The adversarial amplitude generator (AAG): latent code and logits -> amplitudes of an image's Fourier spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class AmplitudeGenerator(nn.Module):
+    """MLP ``G(z, logits)`` whose sigmoid output is an amplitude in [0, amplitude_scale], in plain FFT order (DC first).
+
+    Always in train mode: its BatchNorm normalises by the batch it sees. Source: Li et al., NeurIPS 2024, section 3.2.
+
+    Args:
+        num_classes: size K of the logits that condition it.
+        image_shape: (C, H, W) of the images whose amplitudes it makes.
+        latent_dim: size of the latent code z.
+        amplitude_scale: None for the published range [0, 1], or [C, H, W], the factor of each frequency.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: tuple[int, int, int] = (3, 32, 32),
+        *,
+        latent_dim: int = 100,
+        amplitude_scale: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.image_shape = image_shape
+        channels, height, width = image_shape
+        layers: list[nn.Module] = [nn.Linear(latent_dim + num_classes, 128), nn.LeakyReLU(0.2)]
+        for inputs, outputs in ((128, 256), (256, 512), (512, 1024)):
+            layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs, eps=0.8), nn.LeakyReLU(0.2)]
+        layers += [nn.Linear(1024, channels * height * width), nn.Sigmoid()]
+        self.model = nn.Sequential(*layers)
+        for layer in self.model:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        if amplitude_scale is not None and tuple(amplitude_scale.shape) != image_shape:
+            raise ValueError(f"amplitude_scale must have the shape {image_shape}; got {tuple(amplitude_scale.shape)}")
+        self.register_buffer("amplitude_scale", amplitude_scale)
+
+    def forward(self, latent: Tensor, logits: Tensor) -> Tensor:
+        """latent [B, latent_dim], logits [B, K] -> amplitude [B, C, H, W], non-negative, index (0, 0) = DC."""
+        amplitude = self.model(torch.cat([latent, logits], dim=1)).unflatten(1, self.image_shape)
+        return amplitude if self.amplitude_scale is None else amplitude * self.amplitude_scale
+
+    def load_reference_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a generator checkpoint of the DAT authors' code (``model.0.weight`` …).
+
+        Its output is in the centred (fft-shifted) layout; the rows of the last layer are permuted into FFT order.
+
+        Raises:
+            ValueError: names or shapes that do not fit; the generator is left as it was.
+        """
+        state = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+        own = {name: tensor for name, tensor in self.state_dict().items() if name != "amplitude_scale"}
+        wrong = sorted(set(own) ^ set(state)) or sorted(
+            name for name in own if own[name].shape != state[name].shape
+        )
+        if wrong:
+            raise ValueError(
+                f"this checkpoint does not fit a generator of {self.image_shape} amplitudes: "
+                f"{', '.join(wrong[:3])} missing, unknown or of another shape"
+            )
+        last = max(int(name.split(".")[1]) for name in state)
+        for leaf in ("weight", "bias"):
+            rows = state[f"model.{last}.{leaf}"]
+            centred = rows.reshape(*self.image_shape, *rows.shape[1:])
+            state[f"model.{last}.{leaf}"] = torch.fft.ifftshift(centred, dim=(1, 2)).reshape(rows.shape)
+        self.load_state_dict(state, strict=False)

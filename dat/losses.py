@@ -1,0 +1,107 @@
+"""The losses, from logits. Everything is averaged over the batch; no target of a divergence is detached here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.attack import LogitGradient
+
+
+def smoothed_targets(targets: Tensor, num_classes: int, label_smoothing: float, dtype: torch.dtype) -> Tensor:
+    """Labels [B] -> probabilities [B, K]: ``(1 - s) * onehot + s / K``."""
+    off = label_smoothing / num_classes
+    smoothed = torch.full((targets.shape[0], num_classes), off, device=targets.device, dtype=dtype)
+    return smoothed.scatter_(1, targets[:, None], 1.0 - label_smoothing + off)
+
+
+def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """``KL(softmax(logits) || softmax(other))`` of [B, K] logits, "batchmean"."""
+    log_p = functional.log_softmax(logits, dim=1)
+    log_q = functional.log_softmax(other, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def js_divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """``(KL(p || m) + KL(q || m)) / 2`` with ``m = (p + q) / 2`` clamped to [1e-7, 1], "batchmean"."""
+    log_p = functional.log_softmax(logits, dim=1)
+    log_q = functional.log_softmax(other, dim=1)
+    p, q = log_p.exp(), log_q.exp()
+    log_m = ((p + q) / 2).clamp(1e-7, 1.0).log()
+    return ((p * (log_p - log_m) + q * (log_q - log_m)).sum(dim=1) / 2).mean()
+
+
+def adversarial_training_loss(
+    clean: Tensor, adversarial: Tensor, targets: Tensor, *, beta: float, label_smoothing: float = 0.0
+) -> Tensor:
+    """``L_AT = CE_s(f(x), y) + beta * KL(f(x) || f(x'))`` (DAT eq. 9; with s = 0 this is the TRADES loss)."""
+    cross_entropy = functional.cross_entropy(clean, targets, label_smoothing=label_smoothing)
+    return cross_entropy + beta * kl_divergence(clean, adversarial)
+
+
+def dat_loss(
+    clean: Tensor,
+    adversarial: Tensor,
+    mixed: Tensor,
+    mixed_adversarial: Tensor,
+    targets: Tensor,
+    *,
+    beta: float,
+    omega: float,
+    label_smoothing: float,
+) -> Tensor:
+    """``L_DAT = (L_AT(x) + L_AT(x_mixed)) / 2 + omega * JS(f(x), f(x_mixed))`` (Li et al., NeurIPS 2024).
+
+    Args:
+        clean, adversarial, mixed, mixed_adversarial: logits [B, K] of x, x', the amplitude-mixed image and its x'.
+        targets: labels [B], int64.
+        beta, omega: weights of the KL and of the JS divergence.
+        label_smoothing: s in [0, 1).
+    """
+    terms = dat_loss_terms(
+        clean, adversarial, mixed, mixed_adversarial, targets, beta=beta, omega=omega, label_smoothing=label_smoothing
+    )
+    return terms["loss"]
+
+
+def dat_loss_terms(
+    clean: Tensor,
+    adversarial: Tensor,
+    mixed: Tensor,
+    mixed_adversarial: Tensor,
+    targets: Tensor,
+    *,
+    beta: float,
+    omega: float,
+    label_smoothing: float,
+) -> dict[str, Tensor]:
+    """`dat_loss` as ``loss`` together with its terms ``clean_loss``, ``mixed_loss`` (both L_AT) and ``js`` (unweighted)."""
+    clean_loss = adversarial_training_loss(clean, adversarial, targets, beta=beta, label_smoothing=label_smoothing)
+    mixed_loss = adversarial_training_loss(mixed, mixed_adversarial, targets, beta=beta, label_smoothing=label_smoothing)
+    js = js_divergence(clean, mixed)
+    return {
+        "loss": (clean_loss + mixed_loss) / 2 + omega * js,
+        "clean_loss": clean_loss,
+        "mixed_loss": mixed_loss,
+        "js": js,
+    }
+
+
+def soft_target_ascent(targets: Tensor) -> LogitGradient:
+    """dL/dlogits of a cross entropy against fixed soft targets [B, K], for `engine.attack`: ``softmax(logits) - targets``.
+
+    ``CE(f', y_s) + beta * KL(p || f')`` with constant p differs from ``(1 + beta) * CE(f', (y_s + beta * p) / (1 + beta))``
+    by a constant, so every attack on cross entropy, KL or their sum ascends one such loss.
+    """
+
+    def gradient(logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1) - targets
+
+    return gradient
+
+
+def dat_attack_targets(clean: Tensor, targets: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """Soft targets of ``L_AE = CE_s(f(x'), y) + beta * KL(f(x) || f(x'))`` given the clean logits [B, K]."""
+    smoothed = smoothed_targets(targets, clean.shape[1], label_smoothing, clean.dtype)
+    return (smoothed + beta * clean.softmax(dim=1)) / (1.0 + beta)

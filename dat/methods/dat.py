@@ -1,0 +1,147 @@
+"""Dual Adversarial Training (Li et al., NeurIPS 2024): attack the image and its amplitude-mixed twin, train on all four.
+
+A generator invents amplitudes; mixed with the image's own under the image's phase they give the second image. Classifier
+and generator play a min-max game over one loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dat.generator import AmplitudeGenerator
+from dat.losses import dat_attack_targets, dat_loss_terms, soft_target_ascent
+from dat.methods.protocol import MethodEntry, Task
+from engine.attack import AttackSettings, LogitGradient, draw_start, maximise, maximise_with_path
+from engine.data import Augmentation, Batch, draw
+from engine.frozen import FrozenView
+from engine.method import Noise
+from engine.step import UpdateMode
+from kernels import amplitude_mix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DATSettings:
+    """Settings of Dual Adversarial Training."""
+
+    beta: float = 15.0
+    """Weight of the KL divergence, in the attack and in the loss."""
+    omega: float = 2.0
+    """Weight of the JS divergence between the predictions on x and on its mixed twin."""
+    label_smoothing: float = 0.5
+    """In the attack and in training; 0.5 is what the authors' code runs, the paper names none."""
+    steps: int = 5
+    step_size: float | None = None
+    """None: a quarter of epsilon."""
+    start_scale: float = 0.001
+    """Standard deviation of the gaussian start."""
+    mix_source: Literal["original", "augmented"] = "original"
+    """Image that is mixed: the un-augmented one, augmented afterwards (authors' code), or x itself (the paper's text)."""
+    mix_padding: int = 3
+    """Padding of the mixed image's own random crop."""
+    mix_flip: bool = True
+    """Whether the mixed image is flipped at random."""
+    amplitude_scale: Literal["unit", "dataset"] = "unit"
+    """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
+    attack_path_gradient: bool = True
+    """Whether the generator also sees the gradient through the attacked mixed image."""
+    generator_update: UpdateMode = "joint"
+    """One backward for both players, or the authors' second forward at the new weights ("alternating")."""
+
+    def __post_init__(self) -> None:
+        if self.beta < 0 or self.omega < 0:
+            raise ValueError(f"beta and omega must not be negative; got {self.beta:g} and {self.omega:g}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
+
+
+class DAT:
+    """See the module; `groups` gives x, x', the mixed image and its x', in that order."""
+
+    layout = ("base", "base", "mix", "mix")
+    attacked_branches = ("base", "mix")
+    adversarial_group = 1
+
+    def __init__(self, settings: DATSettings, task: Task) -> None:
+        self.settings = settings
+        self.attack = AttackSettings(
+            epsilon=task.epsilon,
+            step_size=task.epsilon / 4 if settings.step_size is None else settings.step_size,
+            steps=settings.steps,
+            start="gaussian",
+            start_scale=settings.start_scale,
+        )
+        scale = task.mean_amplitude() if settings.amplitude_scale == "dataset" else None
+        self.generator = AmplitudeGenerator(task.num_classes, task.image_shape, amplitude_scale=scale)
+        self.augmentation = Augmentation(padding=settings.mix_padding, flip=settings.mix_flip)
+
+    @property
+    def second_player(self) -> nn.Module:
+        return self.generator
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
+        """``latent`` [B, 100], ``lam`` [B], ``start`` and ``mixed_start`` [B, C, H, W]; ``crop_offsets``, ``flip``."""
+        images, size = batch.images, batch.images.shape[0]
+        noise = {
+            "latent": images.new_empty(size, self.generator.latent_dim).normal_(generator=generator),
+            "lam": images.new_empty(size).uniform_(generator=generator),
+            "start": draw_start(images, self.attack, generator),
+            "mixed_start": draw_start(images, self.attack, generator),
+        }
+        if self.settings.mix_source == "original":
+            noise["crop_offsets"], noise["flip"] = draw(self.augmentation, size, generator, images.device)
+        return noise
+
+    def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+        assert view is not None
+        images = batch.images
+        with torch.no_grad():
+            if self.settings.mix_source == "original":
+                source = batch.originals
+                clean, condition = view.logits(torch.cat([images, source])).chunk(2)
+            else:
+                source = images
+                clean = condition = view.logits(images)
+        amplitude = self.generator(noise["latent"], condition)
+        mixed = amplitude_mix(
+            source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
+        )
+        with torch.no_grad():
+            clean_mixed = view.logits(mixed.detach(), "mix")
+        maximise_mixed = maximise_with_path if self.settings.attack_path_gradient else maximise
+        adversarial = maximise(view, images, self._ascent(clean, batch.targets), self.attack, noise["start"])
+        mixed_adversarial = maximise_mixed(
+            view, mixed, self._ascent(clean_mixed, batch.targets), self.attack, noise["mixed_start"], branch="mix"
+        )
+        return images, adversarial, mixed, mixed_adversarial
+
+    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
+        clean, adversarial, mixed, mixed_adversarial = logits
+        return dat_loss_terms(
+            clean,
+            adversarial,
+            mixed,
+            mixed_adversarial,
+            targets,
+            beta=self.settings.beta,
+            omega=self.settings.omega,
+            label_smoothing=self.settings.label_smoothing,
+        )
+
+    def _ascent(self, clean: Tensor, targets: Tensor) -> LogitGradient:
+        soft = dat_attack_targets(
+            clean, targets, beta=self.settings.beta, label_smoothing=self.settings.label_smoothing
+        )
+        return soft_target_ascent(soft)
+
+
+ENTRY = MethodEntry(
+    create=DAT,
+    settings=DATSettings(),
+    epochs=150,
+    milestones=(100, 110),
+    summary="Dual Adversarial Training: amplitude-mixed twin images, generator against classifier",
+)

@@ -1,0 +1,64 @@
+"""PGD adversarial training (Madry et al., ICLR 2018): cross entropy on images attacked by cross-entropy PGD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dat.losses import smoothed_targets, soft_target_ascent
+from dat.methods.protocol import MethodEntry, Task
+from engine.attack import AttackSettings, draw_start, maximise
+from engine.data import Batch
+from engine.frozen import FrozenView
+from engine.method import Noise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PGDATSettings:
+    """Settings of PGD adversarial training."""
+
+    steps: int = 10
+    step_size: float | None = None
+    """None: a quarter of epsilon."""
+
+
+class PGDAT:
+    """See the module; one group, x'."""
+
+    layout = ("base",)
+    attacked_branches = ("base",)
+    adversarial_group = 0
+    second_player = None
+
+    def __init__(self, settings: PGDATSettings, task: Task) -> None:
+        self.num_classes = task.num_classes
+        self.attack = AttackSettings(
+            epsilon=task.epsilon,
+            step_size=task.epsilon / 4 if settings.step_size is None else settings.step_size,
+            steps=settings.steps,
+            start="uniform",
+        )
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
+        """``start`` [B, C, H, W], uniform in the box."""
+        return {"start": draw_start(batch.images, self.attack, generator)}
+
+    def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+        assert view is not None
+        onehot = smoothed_targets(batch.targets, self.num_classes, 0.0, batch.images.dtype)
+        return (maximise(view, batch.images, soft_target_ascent(onehot), self.attack, noise["start"]),)
+
+    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
+        return {"loss": functional.cross_entropy(logits[0], targets)}
+
+
+ENTRY = MethodEntry(
+    create=PGDAT,
+    settings=PGDATSettings(),
+    epochs=200,
+    milestones=(100, 150),
+    summary="PGD adversarial training: cross entropy on attacked images",
+)

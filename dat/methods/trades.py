@@ -1,0 +1,78 @@
+"""TRADES (Zhang et al., ICML 2019): clean cross entropy plus a KL term whose maximiser is the adversarial image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dat.losses import kl_divergence, soft_target_ascent
+from dat.methods.protocol import MethodEntry, Task
+from engine.attack import AttackSettings, draw_start, maximise
+from engine.data import Batch
+from engine.frozen import FrozenView
+from engine.method import Noise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TRADESSettings:
+    """Settings of TRADES."""
+
+    beta: float = 6.0
+    """Weight of the KL divergence in the loss."""
+    steps: int = 10
+    step_size: float | None = None
+    """None: 0.007 / (8/255) = 0.223 of epsilon, which is the published 0.007 at the published epsilon."""
+    start_scale: float = 0.001
+    """Standard deviation of the gaussian start."""
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"beta must not be negative; got {self.beta:g}")
+
+
+class TRADES:
+    """See the module; two groups, x and x'."""
+
+    layout = ("base", "base")
+    attacked_branches = ("base",)
+    adversarial_group = 1
+    second_player = None
+
+    def __init__(self, settings: TRADESSettings, task: Task) -> None:
+        self.settings = settings
+        published_share = 0.007 * 255 / 8
+        self.attack = AttackSettings(
+            epsilon=task.epsilon,
+            step_size=published_share * task.epsilon if settings.step_size is None else settings.step_size,
+            steps=settings.steps,
+            start="gaussian",
+            start_scale=settings.start_scale,
+        )
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
+        """``start`` [B, C, H, W], gaussian."""
+        return {"start": draw_start(batch.images, self.attack, generator)}
+
+    def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+        assert view is not None
+        with torch.no_grad():
+            clean = view.logits(batch.images).softmax(dim=1)
+        return batch.images, maximise(view, batch.images, soft_target_ascent(clean), self.attack, noise["start"])
+
+    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
+        clean, adversarial = logits
+        cross_entropy = functional.cross_entropy(clean, targets)
+        kl = kl_divergence(clean, adversarial)
+        return {"loss": cross_entropy + self.settings.beta * kl, "cross_entropy": cross_entropy, "kl": kl}
+
+
+ENTRY = MethodEntry(
+    create=TRADES,
+    settings=TRADESSettings(),
+    epochs=100,
+    milestones=(75, 90),
+    summary="TRADES: clean cross entropy plus the KL divergence to the attacked prediction",
+)

@@ -1,0 +1,207 @@
+"""Recipes: a recipe is a complete experiment, a frozen value every field of which is a flag of ``dat train``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import tyro
+
+from dat.methods import METHODS, method_entry
+from engine.optim import SGDSettings
+from engine.precision import Precision
+from engine.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSettings:
+    """Which images, and how they are fed."""
+
+    name: str = "cifar10"
+    """Data set; `dat recipes` lists them."""
+    loader: Literal["resident", "torchvision"] = "resident"
+    """Whole data set in device memory, or a plain torchvision DataLoader."""
+    padding: int = 4
+    """Zeros around the image before the random crop."""
+    flip: bool = True
+    """Random horizontal flips."""
+    validation: int = 1000
+    """Training images held out for choosing the best checkpoint; 0 keeps the last one instead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings:
+    """The classifier."""
+
+    name: str = "resnet18"
+    width: int | None = None
+    """Channels of the first stage; None: the published width."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSettings:
+    """What is measured on the test split when training ends."""
+
+    attacks: str = "natural,fgsm,pgd20"
+    """Comma-separated, out of natural, fgsm, pgd20, pgd100, cw, aa."""
+    limit: int | None = None
+    """Number of test images; None: all."""
+    batch_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One experiment. `name` and `method` are chosen on the command line first; they set the other defaults."""
+
+    name: tyro.conf.Suppress[str]
+    method: tyro.conf.Suppress[str]
+    settings: tyro.conf.Suppress[Any]
+    """The method's own settings, a frozen dataclass of its file in `dat.methods`."""
+    epsilon: float = 8 / 255
+    """L-infinity radius of the threat model, images being in [0, 1]; used in training, validation and evaluation."""
+    epochs: int = 150
+    batch_size: int = 128
+    seed: int = 0
+    limit_train: int | None = None
+    """Train on this many images, classes balanced; None: all."""
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optimizer: SGDSettings = field(default_factory=SGDSettings)
+    generator_optimizer: SGDSettings = field(default_factory=SGDSettings)
+    """Of the second player, where the method has one; its rate is constant."""
+    schedule: Schedule = field(default_factory=Schedule)
+    precision: Precision = field(default_factory=Precision)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(
+                f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}"
+                + (f" (did you mean {self.epsilon:g}/255 = {self.epsilon / 255:.4f}?)" if self.epsilon > 1 else "")
+            )
+        for name in ("epochs", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.limit_train is not None and self.limit_train < 1:
+            raise ValueError(f"limit_train must be at least 1; got {self.limit_train}")
+        if self.data.validation < 0:
+            raise ValueError(f"data.validation must not be negative; got {self.data.validation}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only; `recipe_from_dict` reads it back."""
+        return _plain(asdict(self))
+
+
+def recipe(name: str, method: str = "dat") -> Recipe:
+    """The recipe called `name`, for `method`.
+
+    Raises:
+        ValueError: no recipe or no method of that name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
+    method_entry(method)
+    return RECIPES[name](name, method)
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """Read back what `Recipe.to_dict` wrote (a run's config.json, a checkpoint).
+
+    Raises:
+        ValueError: fields that this version does not know, or lacks.
+    """
+    nested = {
+        "settings": type(method_entry(values.get("method", "?")).settings),
+        "data": DataSettings,
+        "model": ModelSettings,
+        "optimizer": SGDSettings,
+        "generator_optimizer": SGDSettings,
+        "schedule": Schedule,
+        "precision": Precision,
+        "evaluation": EvaluationSettings,
+    }
+    try:
+        arguments = {
+            name: nested[name](**_tuples(value)) if name in nested else value for name, value in values.items()
+        }
+        return Recipe(**arguments)
+    except TypeError as error:
+        raise ValueError(f"this recipe was written by another version of dat-engine: {error}") from None
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two recipes, as dictionaries, differ."""
+    found: list[str] = []
+    for name in sorted(set(one) | set(other)):
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def with_epochs(base: Recipe, epochs: int) -> Recipe:
+    """`base` for another number of epochs, the schedule's milestones keeping their share of the run."""
+    schedule = base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs)
+    return replace(base, epochs=epochs, schedule=schedule)
+
+
+def _published(data: str, model: str) -> Callable[[str, str], Recipe]:
+    def create(name: str, method: str) -> Recipe:
+        entry = METHODS[method]
+        return Recipe(
+            name=name,
+            method=method,
+            settings=entry.settings,
+            epochs=entry.epochs,
+            data=DataSettings(name=data),
+            model=ModelSettings(name=model),
+            schedule=Schedule(milestones=entry.milestones),
+        )
+
+    return create
+
+
+def _digits(name: str, method: str) -> Recipe:
+    return Recipe(
+        name=name,
+        method=method,
+        settings=METHODS[method].settings,
+        epsilon=0.1,
+        epochs=15,
+        batch_size=64,
+        data=DataSettings(name="digits", padding=1, flip=False, validation=100),
+        model=ModelSettings(name="resnet8"),
+        optimizer=SGDSettings(learning_rate=0.1),
+        schedule=Schedule(kind="one-cycle", milestones=()),
+        evaluation=EvaluationSettings(attacks="natural,fgsm,pgd20,pgd100,cw"),
+        log_every=10,
+    )
+
+
+RECIPES: dict[str, Callable[[str, str], Recipe]] = {
+    "digits-resnet": _digits,
+    "cifar10-resnet18": _published("cifar10", "resnet18"),
+    "cifar100-resnet18": _published("cifar100", "resnet18"),
+    "cifar10-wrn34-10": _published("cifar10", "wrn34-10"),
+    "cifar100-wrn34-10": _published("cifar100", "wrn34-10"),
+    "cifar10-wrn28-10": _published("cifar10", "wrn28-10"),
+    "cifar100-wrn28-10": _published("cifar100", "wrn28-10"),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+

@@ -1,0 +1,194 @@
+"""``dat train``: one recipe from data to a run directory with natural and robust accuracy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from dat.evaluate import TITLES, Accuracy, evaluate, parse_attacks
+from dat.experiment import TrainingData, build_method, build_model, choose_device, load_test_data, load_training_data
+from dat.recipes import Recipe, differences
+from engine.data import ImageArrays
+from engine.interruption import Interruption, parse_duration, process_start
+from engine.progress import Progress, open_progress
+from engine.run_directory import RunDirectory
+from engine.step import TrainingStep
+from engine.trainer import Ending, Trainer, TrainingPlan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """Where and how long a recipe runs; not part of the experiment."""
+
+    data_root: Path = Path("data")
+    """Folder that holds (or will hold, after a download) the data set."""
+    run_dir: Path | None = None
+    """Run directory; None: runs/RECIPE-METHOD."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; None: the GPU where there is one."""
+    max_steps: int | None = None
+    """Stop after this many steps."""
+    time_limit: str | None = None
+    """Stop and save after this long, e.g. 9m, 90s, 1h30m; --resume goes on."""
+    resume: bool = False
+    """Go on with the run in the run directory from its newest checkpoint."""
+    progress: Literal["auto", "terminal", "plain", "silent"] = "auto"
+    """How progress is shown; auto: a live display on a terminal, lines elsewhere."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1; got {self.max_steps}")
+        if self.time_limit is not None:
+            parse_duration(self.time_limit)
+
+
+def train(recipe: Recipe, options: RunOptions) -> int:
+    """Train and evaluate; returns the process's exit code: 0, or 143 after SIGTERM or Ctrl+C.
+
+    Raises:
+        ValueError: wrong input, with one sentence that says what and what to do; nothing has been overwritten.
+    """
+    parse_attacks(recipe.evaluation.attacks)
+    device = choose_device(options.device)
+    path = options.run_dir or Path("runs") / f"{recipe.name}-{recipe.method}"
+    if options.resume:
+        _refuse_other_recipe(recipe, path)
+    data = load_training_data(recipe, options.data_root, device)
+    test = load_test_data(recipe, options.data_root, recipe.evaluation.limit)
+    model = build_model(recipe).to(device)
+    step = TrainingStep(
+        model,
+        build_method(recipe, data.train, device),
+        optimizer=recipe.optimizer,
+        second_optimizer=recipe.generator_optimizer,
+        precision=recipe.precision,
+        update=getattr(recipe.settings, "generator_update", "joint"),
+        seed=recipe.seed,
+    )
+    limit = None if options.time_limit is None else parse_duration(options.time_limit)
+    opened = RunDirectory.resume(path) if options.resume else RunDirectory.create(path, recipe.to_dict())
+    with opened as run, open_progress(options.progress) as progress:
+        progress.start(_title(recipe, device, model, data, path), epochs=recipe.epochs)
+        trainer = _trainer(recipe, options, step, data, run, progress)
+        if options.resume:
+            trainer.resume()
+        with Interruption(time_limit=limit, started=process_start()) as interruption:
+            ending = trainer.train(interruption)
+            if ending in ("finished", "step limit"):
+                _evaluate_result(recipe, run, model, test, progress, ending, trainer.seconds)
+                return 0
+            progress.note(
+                f"stopped by {'a signal' if ending == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
+                f"training; saved in {path}; add --resume to go on"
+            )
+            return interruption.exit_code
+
+
+def _trainer(
+    recipe: Recipe, options: RunOptions, step: TrainingStep, data: TrainingData, run: RunDirectory, progress: Progress
+) -> Trainer:
+    validation = data.validation
+
+    def validate(model: nn.Module) -> Mapping[str, float]:
+        assert validation is not None
+        results = evaluate(
+            model,
+            validation,
+            ("natural", "pgd20"),
+            epsilon=recipe.epsilon,
+            batch_size=recipe.evaluation.batch_size,
+            seed=recipe.seed,
+        )
+        return {result.attack: result.percent for result in results}
+
+    plan = TrainingPlan(
+        epochs=recipe.epochs,
+        learning_rate=recipe.optimizer.learning_rate,
+        schedule=recipe.schedule,
+        max_steps=options.max_steps,
+        log_every=recipe.log_every,
+    )
+    return Trainer(
+        step,
+        data.loader,
+        plan,
+        run,
+        progress,
+        identity=recipe.to_dict(),
+        validate=None if validation is None else validate,
+    )
+
+
+def _evaluate_result(
+    recipe: Recipe,
+    run: RunDirectory,
+    model: nn.Module,
+    test: ImageArrays,
+    progress: Progress,
+    ending: Ending,
+    seconds: float,
+) -> None:
+    best = run.checkpoints.best_path.exists()
+    if best:
+        model.load_state_dict(run.checkpoints.load_best()["step"]["model"])
+    started = time.perf_counter()
+    results = evaluate(
+        model,
+        test,
+        parse_attacks(recipe.evaluation.attacks),
+        epsilon=recipe.epsilon,
+        batch_size=recipe.evaluation.batch_size,
+        seed=recipe.seed,
+        on_progress=lambda attack, done: progress.phase(f"evaluating {TITLES[attack]}: {done} images"),
+    )
+    run.write_summary(
+        {
+            "recipe": recipe.name,
+            "method": recipe.method,
+            "epsilon": recipe.epsilon,
+            "checkpoint": "best" if best else "last",
+            "ending": ending,
+            "training_seconds": seconds,
+            "evaluation_seconds": time.perf_counter() - started,
+            "test_images": results[0].images,
+            "accuracy": {result.attack: result.percent for result in results},
+        }
+    )
+    progress.summary(
+        titled(results),
+        title=f"{recipe.method} on {results[0].images} test images, epsilon {recipe.epsilon:.4g}",
+    )
+
+
+def titled(results: list[Accuracy]) -> dict[str, float]:
+    """Accuracies under the attacks' display names."""
+    return {TITLES[result.attack]: result.percent for result in results}
+
+
+def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
+    found = differences(RunDirectory.open(path).config, recipe.to_dict())
+    if found:
+        raise ValueError(
+            f"{path} holds a run of another recipe; it differs in {', '.join(found[:5])}; give the same flags to resume "
+            "it, or start a new run in another --run-dir"
+        )
+
+
+def _title(
+    recipe: Recipe, device: torch.device, model: nn.Module, data: TrainingData, path: Path
+) -> dict[str, object]:
+    return {
+        "recipe": recipe.name,
+        "method": recipe.method,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": recipe.precision.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "images": len(data.train),
+        "run": str(path),
+    }

@@ -1,0 +1,64 @@
+"""The flags of ``dat train``, made by tyro from the recipe's own dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, make_dataclass, replace
+from typing import Annotated, Any
+
+import tyro
+
+from dat.methods import METHODS
+from dat.recipes import RECIPES, Recipe, recipe, with_epochs
+from dat.train import RunOptions
+
+USAGE = "dat train RECIPE [--method METHOD] [flags]"
+
+
+def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
+    """Command-line words after ``dat train`` -> the experiment and where to run it.
+
+    Raises:
+        ValueError: no recipe, an unknown one, an unknown method, a value out of range.
+        SystemExit: after ``--help`` (0) or an unknown or malformed flag (2), with the message printed by tyro.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"name the recipe first: {USAGE}; recipes are {', '.join(RECIPES)}")
+    name, *rest = arguments
+    method, rest = _take_method(rest)
+    default = recipe(name, method)
+    flags_type = make_dataclass(
+        "Flags",
+        [
+            ("experiment", Annotated[Recipe, tyro.conf.arg(name="")], field(default=default)),
+            ("settings", Annotated[type(default.settings), tyro.conf.arg(name=method)], field(default=default.settings)),
+            ("run", Annotated[RunOptions, tyro.conf.arg(name="")], field(default=RunOptions())),
+        ],
+        kw_only=True,
+        frozen=True,
+    )
+    flags: Any = tyro.cli(
+        flags_type,
+        args=rest,
+        prog=f"dat train {name} --method {method}",
+        description=f"{METHODS[method].summary}. Methods: {', '.join(METHODS)}.",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    chosen = replace(flags.experiment, name=name, method=method, settings=flags.settings)
+    if chosen.epochs != default.epochs and chosen.schedule == default.schedule:
+        chosen = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs)
+    return chosen, flags.run
+
+
+def _take_method(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Split ``--method NAME`` (or ``--method=NAME``) off: it decides which further flags there are."""
+    method, rest = "dat", []
+    words = iter(arguments)
+    for word in words:
+        if word == "--method":
+            method = next(words, "")
+        elif word.startswith("--method="):
+            method = word.removeprefix("--method=")
+        else:
+            rest.append(word)
+    return method, rest

@@ -1,0 +1,130 @@
+"""The inner maximisation: projected sign-gradient ascent on a frozen view.
+
+The attack needs from its loss only dL/dlogits, given in closed form by the caller; for every loss that is a cross entropy
+against fixed soft targets this is ``softmax(logits) - targets``. The sign of the image gradient does not depend on the
+loss's scale, so the scale is free: fp16 uses it to stay in range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from engine.frozen import FrozenView
+from kernels import pgd_step
+
+LogitGradient = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackSettings:
+    """One L-infinity attack: radius and step size in image units (images lie in [0, 1]), number of steps, start noise."""
+
+    epsilon: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 10
+    start: Literal["gaussian", "uniform"] = "uniform"
+    start_scale: float = 0.001
+    """Standard deviation of a gaussian start; a uniform start fills the whole box and ignores it."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
+        if self.step_size <= 0:
+            raise ValueError(f"step_size must be positive; got {self.step_size:g}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1; got {self.steps}")
+        if self.start_scale < 0:
+            raise ValueError(f"start_scale must not be negative; got {self.start_scale:g}")
+
+
+def draw_start(images: Tensor, settings: AttackSettings, generator: torch.Generator | None) -> Tensor:
+    """The perturbation that the attack starts from, in image units and of the images' shape, dtype and device."""
+    noise = torch.empty_like(images)
+    if settings.start == "gaussian":
+        return noise.normal_(0.0, settings.start_scale, generator=generator)
+    return noise.uniform_(-settings.epsilon, settings.epsilon, generator=generator)
+
+
+def maximise(
+    view: FrozenView,
+    images: Tensor,
+    logit_gradient: LogitGradient,
+    settings: AttackSettings,
+    start: Tensor,
+    *,
+    branch: str = "base",
+) -> Tensor:
+    """Adversarial images ``x' <- clip01(clamp(x' + step_size * sign(g), x - epsilon, x + epsilon))``, `steps` times.
+
+    Args:
+        images: [B, C, H, W] in [0, 1]; a constant of the attack.
+        logit_gradient: maps logits [B, K] to dL/dlogits [B, K] of the loss to be ascended, at any positive scale.
+        start: perturbation added to the images at the start (`draw_start`); the sum is clipped to [0, 1].
+
+    Returns:
+        [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
+    """
+    return _ascend(view, images.detach(), logit_gradient, settings, start, branch, active=None)
+
+
+def maximise_with_path(
+    view: FrozenView,
+    images: Tensor,
+    logit_gradient: LogitGradient,
+    settings: AttackSettings,
+    start: Tensor,
+    *,
+    branch: str = "base",
+) -> Tensor:
+    """Like `maximise`, but the result is differentiable in `images` through the last projection.
+
+    Where a bound of the box around x was active in the last step, dx'/dx = 1, elsewhere 0; the clip to [0, 1] masks too.
+    """
+    active = torch.empty_like(images, dtype=torch.bool)
+    adversarial = _ascend(view, images.detach(), logit_gradient, settings, start, branch, active=active)
+    return _ProjectionPath.apply(images, adversarial, active)
+
+
+def _ascend(
+    view: FrozenView,
+    images: Tensor,
+    logit_gradient: LogitGradient,
+    settings: AttackSettings,
+    start: Tensor,
+    branch: str,
+    *,
+    active: Tensor | None,
+) -> Tensor:
+    adversarial = (images + start).clamp_(0.0, 1.0)
+    for index in range(settings.steps):
+        inputs = adversarial.to(dtype=view.dtype, memory_format=view.memory_format, copy=True).requires_grad_()
+        with torch.enable_grad():
+            logits = view.logits(inputs, branch)
+        (gradient,) = torch.autograd.grad(logits, inputs, logit_gradient(logits.detach()))
+        pgd_step(
+            adversarial,
+            gradient,
+            images,
+            step_size=settings.step_size,
+            epsilon=settings.epsilon,
+            out=adversarial,
+            active=active if index == settings.steps - 1 else None,
+        )
+    return adversarial
+
+
+class _ProjectionPath(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, adversarial: Tensor, active: Tensor) -> Tensor:
+        ctx.save_for_backward(active)
+        return adversarial.view_as(adversarial)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (active,) = ctx.saved_tensors
+        return gradients[0] * active, None, None

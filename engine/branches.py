@@ -1,0 +1,119 @@
+"""BatchNorm with several sets of parameters and statistics, one per branch, and the converter that installs it.
+
+A batch is a concatenation of equal groups with a layout such as ``("base", "base", "mix", "mix")``: convolutions see one
+large batch, normalisation sees each group alone and with its branch's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, cat, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BranchSelection:
+    """The layout that every branched BatchNorm of one model reads; shared by all of them and by copies of the model."""
+
+    __slots__ = ("layout",)
+
+    def __init__(self, default: str) -> None:
+        self.layout: tuple[str, ...] = (default,)
+
+
+class BranchedBatchNorm(nn.ModuleDict):
+    """One BatchNorm per branch; the selected layout says which group of the batch goes through which.
+
+    In train mode each group is a batch of its own, and running statistics are updated group after group, exactly as if
+    the groups had been passed one by one.
+    """
+
+    def __init__(self, branches: dict[str, nn.Module], selection: BranchSelection) -> None:
+        super().__init__(branches)
+        self.selection = selection
+
+    def forward(self, features: Tensor) -> Tensor:
+        layout = self.selection.layout
+        if len(layout) == 1:
+            return self[layout[0]](features)
+        if features.shape[0] % len(layout):
+            raise ValueError(
+                f"batch of {features.shape[0]} does not divide into {len(layout)} equal groups ({', '.join(layout)}); "
+                f"use a multiple of {len(layout)}"
+            )
+        groups = features.chunk(len(layout))
+        return cat([self[branch](group) for branch, group in zip(layout, groups, strict=True)])
+
+
+def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix")) -> nn.Module:
+    """Give every BatchNorm of `model` one set of parameters and statistics per branch, in place; returns the model.
+
+    Works on any model whose normalisation layers are ``torch.nn.BatchNorm1d/2d/3d`` (torchvision, timm, your own). Each
+    branch starts as a copy of the layer it replaces; the first branch is what ``model(images)`` uses by default.
+
+    Raises:
+        ValueError: no branch, a repeated branch, a model that has no BatchNorm or is branched already.
+    """
+    if not branches or len(set(branches)) != len(branches):
+        raise ValueError(f"branches must be distinct names, at least one; got {tuple(branches)}")
+    layers = list(batchnorm_layers(model))
+    if any(isinstance(module, BranchedBatchNorm) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} has branched BatchNorm already")
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no BatchNorm layer to give branches to")
+    selection = BranchSelection(branches[0])
+    for parent, name, layer in layers:
+        branched = BranchedBatchNorm({branch: _copy_of(layer) for branch in branches}, selection)
+        setattr(parent, name, branched.train(layer.training))
+    return model
+
+
+def batchnorm_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, _BatchNorm]]:
+    """Every BatchNorm below `model` as (parent, attribute name, layer), in registration order."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                yield parent, name, child
+
+
+def _copy_of(layer: _BatchNorm) -> _BatchNorm:
+    weight = layer.weight if layer.affine else layer.running_mean
+    placement = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
+    copy = type(layer)(
+        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, **placement
+    )
+    copy.load_state_dict(layer.state_dict())
+    return copy.train(layer.training)
+
+
+def branch_names(model: nn.Module) -> tuple[str, ...]:
+    """The branches of a converted model, default first; ``("base",)`` for a model that was never converted."""
+    for module in model.modules():
+        if isinstance(module, BranchedBatchNorm):
+            return tuple(module.keys())
+    return ("base",)
+
+
+@contextmanager
+def branch_layout(model: nn.Module, layout: Sequence[str]) -> Iterator[None]:
+    """Within the block, `model` treats its input as `len(layout)` equal groups, group i normalised by branch layout[i].
+
+    Raises:
+        ValueError: a branch that the model does not have.
+    """
+    selection = next((module.selection for module in model.modules() if isinstance(module, BranchedBatchNorm)), None)
+    unknown = set(layout) - set(branch_names(model))
+    if unknown:
+        raise ValueError(
+            f"{type(model).__name__} has the branches {', '.join(branch_names(model))}, not {', '.join(sorted(unknown))}"
+        )
+    if selection is None:  # without BatchNorm branches a group is normalised like any other
+        yield
+        return
+    before = selection.layout
+    selection.layout = tuple(layout)
+    try:
+        yield
+    finally:
+        selection.layout = before

@@ -1,0 +1,46 @@
+"""Random crop with zero padding and horizontal flip: the settings and the draws."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Augmentation", "draw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """Crop to the image's own size after padding with `padding` zeros on each side; flip half of the images if `flip`.
+
+    Raises ValueError for a negative padding.
+    """
+
+    padding: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"padding is {self.padding}; use 0 (no crop) or a positive number of pixels")
+
+
+def draw(
+    augmentation: Augmentation, batch_size: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Draw (crop_offsets, flip) for `batch_size` samples on `device`, where `generator` must live too.
+
+    crop_offsets: int32 [B, 2], (dy, dx) uniform in -padding..padding; flip: bool [B], true for half of the samples
+    on average, for none where the augmentation does not flip. The meaning of both is that of `kernels.augment`.
+    """
+    crop_offsets = torch.randint(
+        -augmentation.padding,
+        augmentation.padding + 1,
+        (batch_size, 2),
+        generator=generator,
+        device=device,
+        dtype=torch.int32,
+    )
+    if augmentation.flip:
+        flip = torch.rand(batch_size, generator=generator, device=device) < 0.5
+    else:
+        flip = torch.zeros(batch_size, dtype=torch.bool, device=device)
+    return crop_offsets, flip

@@ -1,0 +1,67 @@
+"""The fast loader: the whole data set lies on the device as uint8 and is shuffled and augmented there."""
+
+from collections.abc import Iterator
+
+import torch
+
+from engine.data.arrays import ImageArrays
+from engine.data.augmentation import Augmentation, draw
+from engine.data.batch import Batch
+from engine.data.order import EpochOrder
+from kernels import augment
+
+__all__ = ["ResidentLoader"]
+
+
+class ResidentLoader:
+    """Training batches of one process out of device memory; see `engine.data.batch.Loader`.
+
+    arrays: the training split, copied to `device`; batch_size: samples per process; rank, world_size: which part of
+    every epoch is this process's. No call in the epoch loop waits for the device.
+
+    Raises ValueError where the data set does not fill one batch on every process, or a value is out of range.
+    """
+
+    def __init__(
+        self,
+        arrays: ImageArrays,
+        *,
+        batch_size: int,
+        augmentation: Augmentation,
+        seed: int,
+        device: torch.device | str,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._order = EpochOrder(
+            num_samples=len(arrays), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+        self._augmentation = augmentation
+        self._device = torch.device(device)
+        self._images = arrays.images.to(self._device).contiguous()
+        self._targets = arrays.targets.to(self._device)
+        self.num_classes = arrays.num_classes
+        self.image_shape = arrays.image_shape
+        self.class_names = arrays.class_names
+        self.batch_size = batch_size
+        self.steps_per_epoch = self._order.steps_per_epoch
+
+    def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on; see `engine.data.batch.Loader.epoch`."""
+        self._order.check_position(epoch, start_step)
+        return self._batches(epoch, start_step)
+
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        indices = self._order.indices(epoch, self._device)
+        # The draws of the whole epoch at once: a later start then finds the same numbers at the same place.
+        crop_offsets, flip = draw(
+            self._augmentation, indices.numel(), self._order.generator(epoch, self._device), self._device
+        )
+        crop_offsets, flip = crop_offsets.view(*indices.shape, 2), flip.view(indices.shape)
+        for step in range(start_step, self.steps_per_epoch):
+            yield Batch(
+                images=augment(self._images, indices[step], crop_offsets=crop_offsets[step], flip=flip[step]),
+                originals=augment(self._images, indices[step]),
+                targets=self._targets[indices[step]],
+                indices=indices[step],
+            )

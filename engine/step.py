@@ -1,0 +1,155 @@
+"""One training step: views -> attack -> joint loss -> update, as a function of tensors without host synchronisation.
+
+theta descends and the second player (where the method has one) ascends the same loss. ``joint`` takes both gradients from
+one backward pass; ``alternating`` steps theta first and takes the second player's gradient from another forward pass at
+the new theta, as the DAT authors' code does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from engine.branches import branch_layout
+from engine.data import Batch
+from engine.frozen import FrozenView
+from engine.method import Method, Noise
+from engine.nonfinite import NonFiniteGuard
+from engine.optim import SGDSettings, sgd
+from engine.precision import Precision
+
+UpdateMode = Literal["joint", "alternating"]
+Groups = tuple[Tensor, ...]
+
+
+class TrainingStep:
+    """Owns what a step changes: model, second player, both optimisers, loss scale, non-finite counters, random state.
+
+    Args:
+        model: on its device, in float32 (float64 under ``fp64``), branched as the method's layout needs.
+        method: see `engine.method.Method`.
+        update: how the second player's gradient is obtained; without one both modes are the same.
+        seed: of the step's own random numbers (start noise, latent codes, mixing weights).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        *,
+        optimizer: SGDSettings,
+        second_optimizer: SGDSettings | None = None,
+        precision: Precision | None = None,
+        update: UpdateMode = "joint",
+        seed: int = 0,
+    ) -> None:
+        if update not in ("joint", "alternating"):
+            raise ValueError(f"update must be 'joint' or 'alternating'; got {update!r}")
+        self.precision = precision or Precision()
+        self.device = next(model.parameters()).device
+        self.model = model.to(memory_format=self.precision.memory_format).train()
+        self.method = method
+        self.update = update
+        self.optimizer = sgd(model.parameters(), optimizer)
+        self.second_player = method.second_player
+        self.second_optimizer: torch.optim.SGD | None = None
+        if self.second_player is not None:
+            self.second_player.train()
+            self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
+        self.view: FrozenView | None = None
+        if method.attacked_branches:
+            self.view = FrozenView(
+                model,
+                method.attacked_branches,
+                dtype=self.precision.dtype,
+                memory_format=self.precision.memory_format,
+            )
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        players = [model] if self.second_player is None else [model, self.second_player]
+        self.guard = NonFiniteGuard(players, scales_loss=self.precision.scales_loss)
+
+    def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
+        """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""
+        self.guard.begin_step()
+        with torch.no_grad():
+            if self.view is not None:
+                self.view.refresh()
+            noise = self.method.draw(batch, self.generator) if noise is None else noise
+        groups = self.method.groups(self.view, batch, noise)
+        if self.second_player is None or self.update == "joint":
+            logits, terms = self._update_both(groups, batch.targets)
+        else:
+            logits, terms = self._update_in_turn(groups, batch.targets)
+        self.guard.end_step()
+        predictions = logits[self.method.adversarial_group].detach().argmax(dim=1)
+        metrics = {name: term.detach() for name, term in terms.items()}
+        metrics["accuracy"] = (predictions == batch.targets).float().mean()
+        metrics["skipped"] = self.guard.skipped.clone()
+        return metrics
+
+    def _update_both(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
+        logits = self._train_logits(groups, self.method.layout)
+        terms = self.method.losses(logits, targets)
+        psi = [] if self.second_player is None else list(self.second_player.parameters())
+        self._apply(terms["loss"], [*self.model.parameters(), *psi], self.optimizer, self.second_optimizer)
+        return logits, terms
+
+    def _update_in_turn(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
+        logits = self._train_logits(tuple(group.detach() for group in groups), self.method.layout)
+        terms = self.method.losses(logits, targets)
+        self._apply(terms["loss"], list(self.model.parameters()), self.optimizer)
+        assert self.second_player is not None
+        at_new_theta = self.method.losses(self._logits_for_second_player(groups), targets)["loss"]
+        self._apply(at_new_theta, list(self.second_player.parameters()), self.second_optimizer)
+        return logits, terms
+
+    def _apply(
+        self, loss: Tensor, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer | None
+    ) -> None:
+        gradients = torch.autograd.grad(self.guard.scaled(loss), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.guard.check(loss, parameters)
+        for optimizer in optimizers:
+            if optimizer is not None:
+                self.guard.step(optimizer)
+        self.guard.settle()
+
+    def _logits_for_second_player(self, groups: Groups) -> Groups:
+        """Train-mode logits in layout order; groups that do not depend on the second player are passed without a graph."""
+        logits: list[Tensor] = []
+        pairs = zip(groups, self.method.layout, strict=True)
+        for depends, run in itertools.groupby(pairs, key=lambda pair: pair[0].requires_grad):
+            images, layout = zip(*run, strict=True)
+            with torch.set_grad_enabled(depends):
+                logits.extend(self._train_logits(images, layout))
+        return tuple(logits)
+
+    def _train_logits(self, groups: Groups, layout: tuple[str, ...]) -> Groups:
+        images = torch.cat(groups).contiguous(memory_format=self.precision.memory_format)
+        with branch_layout(self.model, layout), self.precision.autocast(self.device):
+            logits = self.model(images)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).chunk(len(groups))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, apart from the data."""
+        return {
+            "model": self.model.state_dict(),
+            "second_player": None if self.second_player is None else self.second_player.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "second_optimizer": None if self.second_optimizer is None else self.second_optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "guard": self.guard.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.second_player is not None and self.second_optimizer is not None:
+            self.second_player.load_state_dict(state["second_player"])
+            self.second_optimizer.load_state_dict(state["second_optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.guard.load_state_dict(state["guard"])

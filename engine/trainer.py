@@ -1,0 +1,271 @@
+"""The training loop: epochs of steps, validation, logs, checkpoints, resumption. Knows no method by name."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoint import CheckpointError
+from engine.data import Loader
+from engine.interruption import Interruption
+from engine.optim import set_learning_rate
+from engine.progress import EpochRow, Progress
+from engine.run_directory import RunDirectory
+from engine.schedules import Schedule
+from engine.step import TrainingStep
+
+Ending = Literal["finished", "step limit", "time limit", "signal"]
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+MAX_NONFINITE_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """How long, at which rate, and how often something is written."""
+
+    epochs: int
+    learning_rate: float
+    schedule: Schedule
+    max_steps: int | None = None
+    """Stop after this many steps of the whole run, wherever in an epoch that is."""
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl; the only points at which the host waits for the device."""
+
+
+@dataclass(slots=True)
+class _Position:
+    """Where training stands: `step` steps done in all, `step_in_epoch` of them in the unfinished epoch `epoch`."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+
+
+class Trainer:
+    """Runs a `TrainingStep` over a loader and leaves a run directory behind.
+
+    Args:
+        validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
+            maximises. None: no validation, and the newest checkpoint is the result.
+        identity: JSON description of the experiment, stored in every checkpoint; a checkpoint of another one is refused.
+    """
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        loader: Loader,
+        plan: TrainingPlan,
+        run: RunDirectory,
+        progress: Progress,
+        *,
+        identity: Mapping[str, Any],
+        validate: Validate | None = None,
+        select_by: str = "pgd20",
+    ) -> None:
+        self.step = step
+        self.loader = loader
+        self.plan = plan
+        self.run = run
+        self.progress = progress
+        self.identity = dict(identity)
+        self.validate = validate
+        self.select_by = select_by
+        self._position = _Position()
+        self._epoch_sums: dict[str, Tensor] = {}
+        self._recent_sums: dict[str, Tensor] = {}
+        self._epoch_started = time.perf_counter()
+
+    def resume(self) -> None:
+        """Take up the newest readable checkpoint of the run directory.
+
+        Raises:
+            CheckpointError: none is readable, or it belongs to another experiment.
+        """
+        state, path = self.run.checkpoints.load_newest(device=self.step.device)
+        if state.get("identity") != self.identity:
+            raise CheckpointError(f"{path} is a checkpoint of another recipe; start a new run in another --run-dir")
+        self.step.load_state_dict(state["step"])
+        self._position = _Position(**state["position"])
+        self._epoch_sums = dict(state["epoch_sums"])
+        self.run.truncate_metrics(self._position.step)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent in training steps and waiting for their data, earlier sessions of the run included."""
+        return self._position.seconds
+
+    def train(self, interruption: Interruption) -> Ending:
+        """Train to the end of the plan or until interrupted, at a step's end; a checkpoint is written either way.
+
+        Raises:
+            NonFiniteError: too many steps in a row were skipped.
+            CheckpointError: a checkpoint cannot be written.
+        """
+        position = self._position
+        while position.epoch < self.plan.epochs:
+            ending = self._train_epoch(interruption)
+            if ending is not None:
+                self._save()
+                return ending
+            self._finish_epoch()
+        return "finished"
+
+    def _train_epoch(self, interruption: Interruption) -> Ending | None:
+        position = self._position
+        first = position.step_in_epoch
+        window_start = clock = self._epoch_started = time.perf_counter()
+        window_steps = 0
+        shows_every_step = self.step.device.type == "cpu"
+        for batch in self.loader.epoch(position.epoch, start_step=first):
+            if self.plan.max_steps is not None and position.step >= self.plan.max_steps:
+                return "step limit"
+            fraction = position.epoch + position.step_in_epoch / self.loader.steps_per_epoch
+            learning_rate = self.plan.learning_rate * self.plan.schedule.factor(fraction, self.plan.epochs)
+            set_learning_rate(self.step.optimizer, learning_rate)
+            metrics = self.step(batch)
+            _add(self._epoch_sums, metrics)
+            _add(self._recent_sums, metrics)
+            position.step += 1
+            position.step_in_epoch += 1
+            window_steps += 1
+            log_point = position.step % self.plan.log_every == 0
+            if log_point or shows_every_step:
+                loss = _means(self._recent_sums)["loss"]
+                rate = window_steps * self.loader.batch_size / (time.perf_counter() - window_start)
+                self._show(loss, rate)
+                if log_point:
+                    self._log_step(learning_rate, rate)
+                    window_start, window_steps = time.perf_counter(), 0
+            now = time.perf_counter()
+            position.seconds += now - clock
+            clock = now
+            if interruption.reason is not None:
+                return interruption.reason
+        return None
+
+    def _show(self, loss: float, rate: float) -> None:
+        position, per_epoch = self._position, self.loader.steps_per_epoch
+        total = self.plan.epochs * per_epoch
+        if self.plan.max_steps is not None:
+            total = min(total, self.plan.max_steps)
+        self.progress.step(
+            position.epoch + 1,
+            position.step_in_epoch,
+            per_epoch,
+            loss,
+            100.0 * _means(self._epoch_sums)["accuracy"],
+            rate,
+            (total - position.step) * self.loader.batch_size / rate,
+        )
+
+    def _log_step(self, learning_rate: float, rate: float) -> None:
+        position = self._position
+        row = _means(self._recent_sums)
+        self._recent_sums = {}
+        self.run.metrics.append(
+            {
+                "step": position.step,
+                "epoch": position.epoch,
+                **row,
+                "lr": learning_rate,
+                "seconds": position.seconds,
+                "images_per_second": rate,
+            }
+        )
+        writer = self.run.tensorboard()
+        for name, value in {**row, "lr": learning_rate, "images_per_second": rate}.items():
+            writer.add_scalar(f"train/{name}", value, position.step)
+        if row["skipped"]:
+            self.progress.warn(f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite")
+        self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
+
+    def _finish_epoch(self) -> None:
+        position = self._position
+        self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
+        means = _means(self._epoch_sums)
+        self._epoch_sums = {}
+        self.progress.phase("validating")
+        validation = dict(self.validate(self.step.model)) if self.validate is not None else {}
+        score = validation.get(self.select_by)
+        improved = score is not None and (position.best is None or score > position.best)
+        if improved:
+            position.best = score
+        position.epoch += 1
+        position.step_in_epoch = 0
+        row: dict[str, Any] = {
+            "step": position.step,
+            "epoch": position.epoch,
+            **{f"epoch_{name}": value for name, value in means.items()},
+            **{f"validation_{name}": value for name, value in validation.items()},
+            "lr": self.step.optimizer.param_groups[0]["lr"],
+            "seconds": position.seconds,
+            "best": improved,
+        }
+        self.run.metrics.append(row)
+        writer = self.run.tensorboard()
+        for name, value in validation.items():
+            writer.add_scalar(f"validation/{name}", value, position.step)
+        if improved:
+            self.run.checkpoints.save_best(self._state())
+        self._save()
+        self.progress.epoch_end(
+            EpochRow(
+                epoch=position.epoch,
+                epochs=self.plan.epochs,
+                loss=means["loss"],
+                robust_train_accuracy=100.0 * means["accuracy"],
+                natural_accuracy=validation.get("natural"),
+                pgd20_accuracy=validation.get("pgd20"),
+                lr=row["lr"],
+                seconds=time.perf_counter() - self._epoch_started,
+                best=improved,
+            )
+        )
+
+    def _save(self) -> None:
+        position = self._position
+        self.run.checkpoints.save(self._state(), step=position.step, epoch=position.epoch)
+
+    def _state(self) -> dict[str, Any]:
+        position = self._position
+        return {
+            "identity": self.identity,
+            "step": self.step.state_dict(),
+            "position": {
+                "epoch": position.epoch,
+                "step_in_epoch": position.step_in_epoch,
+                "step": position.step,
+                "seconds": position.seconds,
+                "best": position.best,
+            },
+            "epoch_sums": dict(self._epoch_sums),
+        }
+
+
+@torch.no_grad()
+def _add(sums: dict[str, Tensor], metrics: Mapping[str, Tensor]) -> None:
+    """Add one step's scalars, on the device; a skipped step counts in `skipped` and in no other mean."""
+    skipped = metrics["skipped"].double()
+    values = {name: value.double().masked_fill(skipped > 0, 0.0) for name, value in metrics.items() if name != "skipped"}
+    for name, value in {**values, "skipped": skipped, "counted": 1.0 - skipped}.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means over the steps that counted (nan where none did); `skipped` is the share of those that did not."""
+    counted, skipped = float(sums["counted"]), float(sums["skipped"])
+    means = {
+        name: float(value) / counted if counted else math.nan
+        for name, value in sums.items()
+        if name not in ("counted", "skipped")
+    }
+    return {**means, "skipped": skipped / (counted + skipped)}

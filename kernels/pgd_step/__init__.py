@@ -1,0 +1,1 @@
+"""One step of projected gradient descent on the input, and its random start; see README.md."""
