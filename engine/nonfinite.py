@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,15 +20,16 @@ class NonFiniteGuard:
     """Watches the passes of a step, keeps what they may not change, and owns fp16's dynamic loss scale.
 
     Args:
-        modules: networks whose BatchNorm statistics a bad pass must not touch.
+        model: network whose BatchNorm statistics a bad pass must not touch.
+        second_player: likewise, put back at the step's end: its one forward serves every pass of the step.
         scales_loss: whether losses are multiplied by a dynamic scale (fp16) that halves on overflow and doubles after
             2,000 good passes, as torch's GradScaler does.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], *, scales_loss: bool) -> None:
-        self._statistics = _flat_running_statistics(modules)
-        self._backup = self._statistics.clone()
-        device = next(modules[0].parameters()).device
+    def __init__(self, model: nn.Module, second_player: nn.Module | None = None, *, scales_loss: bool) -> None:
+        self._statistics = _RunningStatistics(model)
+        self._second_statistics = None if second_player is None else _RunningStatistics(second_player)
+        device = next(model.parameters()).device
         self._scales_loss = scales_loss
         self._scale = torch.full((), 2.0**16 if scales_loss else 1.0, device=device)
         self._growth = torch.zeros((), dtype=torch.int32, device=device)
@@ -41,7 +42,9 @@ class NonFiniteGuard:
 
     def begin_step(self) -> None:
         self.skipped.zero_()
-        self._backup.copy_(self._statistics)
+        self._statistics.save()
+        if self._second_statistics is not None:
+            self._second_statistics.save()
 
     def scaled(self, loss: Tensor) -> Tensor:
         return loss * self._scale if self._scales_loss else loss
@@ -62,14 +65,16 @@ class NonFiniteGuard:
     @torch.no_grad()
     def settle(self) -> None:
         """End of a pass whose gradients were applied: put back the statistics of a bad one, keep those of a good one."""
-        self._statistics.copy_(torch.where(self._found > 0, self._backup, self._statistics))
-        self._backup.copy_(self._statistics)
+        self._statistics.restore_where(self._found)
+        self._statistics.save()
         self.skipped.copy_(torch.maximum(self.skipped, self._found))
         if self._scales_loss:
             torch._amp_update_scale_(self._scale, self._growth, self._found, 2.0, 0.5, 2000)
 
     @torch.no_grad()
     def end_step(self) -> None:
+        if self._second_statistics is not None:
+            self._second_statistics.restore_where(self.skipped)
         bad = (self.skipped > 0).to(torch.int64)
         self._consecutive.copy_((self._consecutive + 1) * bad)
         self._total.add_(bad)
@@ -107,18 +112,22 @@ class NonFiniteGuard:
         self._total.copy_(state["total"])
 
 
-def _flat_running_statistics(modules: Sequence[nn.Module]) -> Tensor:
-    """Move all running means and variances into one tensor that their buffers are views of: one copy saves them all."""
-    buffers: list[tuple[nn.Module, str, Tensor]] = []
-    for module in modules:
-        for layer in module.modules():
-            if isinstance(layer, _BatchNorm) and layer.track_running_stats:
-                buffers.extend((layer, name, getattr(layer, name)) for name in ("running_mean", "running_var"))
-    if not buffers:
-        return next(modules[0].parameters()).new_zeros(0)
-    flat = torch.cat([buffer for _, _, buffer in buffers])
-    position = 0
-    for layer, name, buffer in buffers:
-        setattr(layer, name, flat[position : position + buffer.numel()])
-        position += buffer.numel()
-    return flat
+class _RunningStatistics:
+    """All running means and variances of a network as one tensor that their buffers are views of: one copy saves all."""
+
+    def __init__(self, module: nn.Module) -> None:
+        layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+        buffers = [(layer, name, getattr(layer, name)) for layer in layers for name in ("running_mean", "running_var")]
+        self._flat = torch.cat([next(module.parameters()).new_zeros(0), *(buffer for _, _, buffer in buffers)])
+        position = 0
+        for layer, name, buffer in buffers:
+            setattr(layer, name, self._flat[position : position + buffer.numel()])
+            position += buffer.numel()
+        self._saved = self._flat.clone()
+
+    def save(self) -> None:
+        self._saved.copy_(self._flat)
+
+    def restore_where(self, bad: Tensor) -> None:
+        """Go back to what was saved if `bad` (scalar) is positive, without asking the device."""
+        self._flat.copy_(torch.where(bad > 0, self._saved, self._flat))

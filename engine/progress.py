@@ -119,7 +119,8 @@ class PlainProgress(Progress):
         if self._clock() - self._last_line >= PLAIN_INTERVAL:
             self._line(
                 f"epoch {format_epoch(epoch, self._epochs)}  step {step_in_epoch}/{steps_per_epoch}  "
-                f"loss {format_loss(loss)}  robust {format_percent(accuracy)}  {format_count(self._rates.images_per_second)} images/s  "
+                f"loss {format_loss(loss)}  robust {format_percent(accuracy)}  "
+                f"{format_count(self._rates.images_per_second)} images/s  "
                 f"{format_duration(self._rates.seconds_left)} left"
             )
 
@@ -145,9 +146,8 @@ class PlainProgress(Progress):
 
     def _line(self, text: str) -> None:
         self._last_line = self._clock()
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
         with contextlib.suppress(OSError, ValueError):  # a reader that went away (`| head`), or a closed stream
-            self._stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            self._stream.write(printable(text, getattr(self._stream, "encoding", None)) + "\n")
             self._stream.flush()
 
 
@@ -224,6 +224,7 @@ def format_field(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal would obey rather than show; line ends stay."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+def printable(text: str, encoding: str | None) -> str:
+    """`text` with everything escaped that a terminal would obey, line ends apart, or that `encoding` lacks."""
+    obeyed_escaped = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    return obeyed_escaped.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")

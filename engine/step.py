@@ -68,8 +68,7 @@ class TrainingStep:
                 memory_format=self.precision.memory_format,
             )
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        players = [model] if self.second_player is None else [model, self.second_player]
-        self.guard = NonFiniteGuard(players, scales_loss=self.precision.scales_loss)
+        self.guard = NonFiniteGuard(model, self.second_player, scales_loss=self.precision.scales_loss)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
         """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""

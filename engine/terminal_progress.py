@@ -45,9 +45,9 @@ class TerminalProgress(Progress):
         self._epochs = epochs
         title = Text()
         for name, value in title_fields.items():
-            title.append(" · " if title else "", style="dim")
-            title.append(f"{printable(name)} ", style="dim")
-            title.append(printable(format_field(value)), style="bold cyan")
+            title.append(self._glyph(" · ", ", ") if title else "", style="dim")
+            title.append(f"{self._shown(name)} ", style="dim")
+            title.append(self._shown(format_field(value)), style="bold cyan")
         self._print(Text(), title, Text())
 
     def step(
@@ -86,7 +86,7 @@ class TerminalProgress(Progress):
         self._draw(Group(self._bar, figures))
 
     def phase(self, text: str) -> None:
-        status = Text(printable(text), style="dim italic")
+        status = Text(self._shown(text), style="dim italic")
         self._draw(status if self._bar is None else Group(self._bar, status))
 
     def epoch_end(self, row: EpochRow) -> None:
@@ -94,7 +94,7 @@ class TerminalProgress(Progress):
             self._has_table_head = True
             head = self._table_line([Text(name, style="bold") for name, _ in _COLUMNS])
             self._print_cropped(head)
-            self._print_cropped(Text("─" * head.cell_len, style="dim"))
+            self._print_cropped(Text(self._glyph("─", "-") * head.cell_len, style="dim"))
         cells = [
             format_epoch(row.epoch, row.epochs),
             format_loss(row.loss),
@@ -106,21 +106,21 @@ class TerminalProgress(Progress):
         ]
         line = self._table_line([Text(cell, style="bold green" if row.best else "") for cell in cells])
         if row.best:
-            line.append(" *" if self._console.options.ascii_only else " ★", style="bold yellow")
+            line.append(self._glyph(" ★", " *"), style="bold yellow")
         self._print_cropped(line)
 
     def note(self, text: str) -> None:
-        self._print(Text(printable(text)))
+        self._print(Text(self._shown(text)))
 
     def warn(self, text: str) -> None:
-        self._print(Text.assemble(("warning: ", "bold yellow"), (printable(text), "yellow")))
+        self._print(Text.assemble(("warning: ", "bold yellow"), (self._shown(text), "yellow")))
 
     def summary(self, accuracies: Mapping[str, float], *, title: str = "accuracy") -> None:
-        table = Table(box=box.ROUNDED, title=Text(printable(title), style="bold"), show_header=False)
+        table = Table(box=box.ROUNDED, title=Text(self._shown(title), style="bold"), show_header=False)
         table.add_column()
         table.add_column(justify="right", style="bold")
         for name, accuracy in accuracies.items():
-            table.add_row(Text(printable(name)), format_percent(accuracy))
+            table.add_row(Text(self._shown(name)), format_percent(accuracy))
         self.close()
         self._print(Text(), table)
 
@@ -129,6 +129,12 @@ class TerminalProgress(Progress):
         if live is not None:
             with _undisturbed():
                 live.stop()
+
+    def _shown(self, text: str) -> str:
+        return printable(text, self._console.encoding)
+
+    def _glyph(self, symbol: str, substitute: str) -> str:
+        return substitute if self._console.options.ascii_only else symbol
 
     def _table_line(self, cells: Sequence[Text]) -> Text:
         for cell, (_, width) in zip(cells, _COLUMNS, strict=True):

@@ -3,8 +3,6 @@
 // A plane of N x N pixels, M = N / 2, is transformed along y first, with columns in the lanes. Rows 0 and M of the result are
 // real and share row 0, as its real and imaginary part. The M complex rows are then transposed and transformed along x
 // with rows in the lanes, so that row pair (0, M) is lane 0 of the first group and is taken apart there.
-#include "native.h"
-
 #include "../native/fft.h"
 #include "../native/planes.h"
 
@@ -12,7 +10,7 @@ namespace DAT_ISA {
 namespace {
 
 template <int N>
-struct Mix {
+struct PlaneMix {
     static constexpr int M = N / 2, L = DAT_LANES < M ? DAT_LANES : M, ROW_GROUPS = M / L, COLUMN_GROUPS = N / L;
     using V = Vec<L>;
 
@@ -222,29 +220,29 @@ struct Mix {
 };
 
 template <int N>
-void mix_all(const dat::MixArguments& a) {
+void mix_all(const dat::Mix& a) {
 #pragma omp parallel for num_threads(a.threads) schedule(static)
-    for (std::ptrdiff_t plane = 0; plane < a.batch * a.channels; ++plane) {
+    for (std::ptrdiff_t plane = 0; plane < a.shape.batch * a.shape.channels; ++plane) {
         alignas(64) float x_copy[N * N], amplitude_copy[N * N], mixed[N * N], moved[N * N];
-        const PlaneIndex at{plane / a.channels, plane % a.channels, a.channels, N * N};
+        const PlaneIndex at{plane / a.shape.channels, plane % a.shape.channels, a.shape.channels, N * N};
         const View view = view_of(a.views, at.sample);
         const float* x = read_plane(a.images, at, x_copy);
         const float* amplitude = read_plane(a.amplitude, at, amplitude_copy);
         float* direct = direct_plane(a.out, at);
         float* last = direct ? direct : moved;
         float* first = view.moves() ? mixed : last;
-        Mix<N>::mix_plane(x, amplitude, a.lam[at.sample], first);
+        PlaneMix<N>::mix_plane(x, amplitude, a.lam[at.sample], first);
         if (view.moves()) move_plane(mixed, last, N, N, view);
         if (!direct) write_plane(a.out, at, last);
     }
 }
 
 template <int N>
-void differentiate_all(const dat::MixArguments& a) {
+void differentiate_all(const dat::Mix& a) {
 #pragma omp parallel for num_threads(a.threads) schedule(static)
-    for (std::ptrdiff_t plane = 0; plane < a.batch * a.channels; ++plane) {
+    for (std::ptrdiff_t plane = 0; plane < a.shape.batch * a.shape.channels; ++plane) {
         alignas(64) float x_copy[N * N], amplitude_copy[N * N], grad_copy[N * N], moved[N * N], result[N * N];
-        const PlaneIndex at{plane / a.channels, plane % a.channels, a.channels, N * N};
+        const PlaneIndex at{plane / a.shape.channels, plane % a.shape.channels, a.shape.channels, N * N};
         const View view = view_of(a.views, at.sample).adjoint();
         const float* x = read_plane(a.images, at, x_copy);
         const float* amplitude = read_plane(a.amplitude, at, amplitude_copy);
@@ -252,22 +250,22 @@ void differentiate_all(const dat::MixArguments& a) {
         move_plane(grad, moved, N, N, view);
         float* direct = direct_plane(a.out, at);
         float* out = direct ? direct : result;
-        Mix<N>::differentiate_plane(x, amplitude, a.lam[at.sample], moved, out);
+        PlaneMix<N>::differentiate_plane(x, amplitude, a.lam[at.sample], moved, out);
         if (!direct) write_plane(a.out, at, out);
     }
 }
 
 }  // namespace
 
-void amplitude_mix(const dat::MixArguments& a) {
-    if (a.size == 16) return mix_all<16>(a);
-    if (a.size == 32) return mix_all<32>(a);
+void mix(const dat::Mix& a) {
+    if (a.shape.width == 16) return mix_all<16>(a);
+    if (a.shape.width == 32) return mix_all<32>(a);
     mix_all<64>(a);
 }
 
-void amplitude_mix_backward(const dat::MixArguments& a) {
-    if (a.size == 16) return differentiate_all<16>(a);
-    if (a.size == 32) return differentiate_all<32>(a);
+void mix_backward(const dat::Mix& a) {
+    if (a.shape.width == 16) return differentiate_all<16>(a);
+    if (a.shape.width == 32) return differentiate_all<32>(a);
     differentiate_all<64>(a);
 }
 

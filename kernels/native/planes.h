@@ -2,7 +2,7 @@
 #pragma once
 
 #include "lanes.h"
-#include "tensors.h"
+#include "arguments.h"
 
 namespace DAT_ISA {
 

@@ -1,6 +1,7 @@
 """Checkpoints come back exactly, survive what happens to files and disks, and never load damage."""
 
 import errno
+import hashlib
 import io
 import json
 import math
@@ -10,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -236,7 +238,7 @@ class TestDamage:
         save_file({"w": torch.ones(2)}, path)
         with pytest.raises(CheckpointError, match=r"c\.safetensors is not a checkpoint of this engine"):
             load(path)
-        with pytest.raises(CheckpointError, match="cannot read the checkpoint|is not a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"cannot read the checkpoint|is not a checkpoint"):
             load(tmp_path)
 
     def test_a_pickle_is_refused_and_not_executed(self, tmp_path):
@@ -256,13 +258,13 @@ class TestDamage:
     def test_a_newer_format_is_called_that(self, tmp_path):
         path = tmp_path / "c.safetensors"
         save_file({"w": torch.ones(2)}, path, {"dat_engine_checkpoint": "2", "state": "{}", "sha256": "0"})
-        with pytest.raises(CheckpointFormatError, match=r"c\.safetensors has format 2 and this dat-engine reads format 1"):
+        with pytest.raises(
+            CheckpointFormatError, match=r"c\.safetensors has format 2 and this dat-engine reads format 1"
+        ):
             load(path)
 
     @pytest.mark.parametrize("text", ["[1]", "{", '{"a":{"$tensor":"absent"}}', '{"a":{"$dict":[1]}}', "[" * 100_000])
     def test_malformed_contents_with_a_right_checksum_are_refused(self, tmp_path, text):
-        import hashlib
-
         path = tmp_path / "c.safetensors"
         checksum = hashlib.sha256(json.dumps([1, text]).encode()).hexdigest()
         save_file({}, path, {"dat_engine_checkpoint": "1", "state": text, "sha256": checksum})
@@ -290,7 +292,10 @@ class TestWriting:
                 patch.setattr(engine.durable_file, "open", lambda file, _: FullDisk(file, "wb"), raising=False)
             else:
                 patch.setattr(os, "fsync", full)
-            for writing in (lambda: folder.save(small_state(2), step=2, epoch=0), lambda: folder.save_best(small_state(2))):
+            for writing in (
+                lambda: folder.save(small_state(2), step=2, epoch=0),
+                lambda: folder.save_best(small_state(2)),
+            ):
                 with pytest.raises(CheckpointError, match=r"no space left .*safetensors.*older checkpoints are whole"):
                     writing()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "step-00000001.safetensors"]
@@ -373,7 +378,7 @@ folder.save({"w": torch.zeros(1000)}, step=3, epoch=0)
                         folder.save({name: tensor + step for name, tensor in state.items()}, step=step, epoch=0)
                 finally:
                     os._exit(1)
-            signal.sigtimedwait([], 0.004 + 0.0037 * attempt)  # a sleep that no signal handler cuts short
+            time.sleep(0.004 + 0.0037 * attempt)
             os.kill(writer, signal.SIGKILL)
             os.waitpid(writer, 0)
             loaded, path = newest_quietly(folder)
@@ -415,7 +420,9 @@ class TestFolder:
         folder = CheckpointFolder(tmp_path)
         folder.save(small_state(1), step=1, epoch=0)
         flip_bit(folder.save(small_state(2), step=2, epoch=0), -1)
-        with pytest.warns(RuntimeWarning, match=r"step-00000002\.safetensors is damaged.*back to step-00000001") as caught:
+        with pytest.warns(
+            RuntimeWarning, match=r"step-00000002\.safetensors is damaged.*back to step-00000001"
+        ) as caught:
             state, path = folder.load_newest()
         assert len(caught) == 1
         assert (state["step"], path.name) == (1, "step-00000001.safetensors")
@@ -433,13 +440,13 @@ class TestFolder:
 
     def test_none_readable(self, tmp_path):
         folder = CheckpointFolder(tmp_path / "checkpoints")
-        with pytest.raises(CheckpointError, match="there is no checkpoint in .*checkpoints"):
+        with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*checkpoints"):
             folder.load_newest()
         for step in (1, 2):
             flip_bit(folder.save(small_state(), step=step, epoch=0), -1)
         with (
             pytest.warns(RuntimeWarning, match="step-00000002"),
-            pytest.raises(CheckpointError, match="no checkpoint in .* can be read: .*step-00000002.*step-00000001"),
+            pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read: .*step-00000002.*step-00000001"),
         ):
             folder.load_newest()
 
@@ -472,7 +479,7 @@ class TestFolder:
 
     def test_a_file_in_the_way_is_named(self, tmp_path):
         (tmp_path / "checkpoints").write_text("")
-        with pytest.raises(CheckpointError, match="cannot write checkpoints to .*checkpoints"):
+        with pytest.raises(CheckpointError, match=r"cannot write checkpoints to .*checkpoints"):
             CheckpointFolder(tmp_path / "checkpoints").save({}, step=1, epoch=0)
 
     def test_keep_must_leave_one(self, tmp_path):

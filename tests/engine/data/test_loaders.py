@@ -103,6 +103,14 @@ def test_samples_of_a_batch_are_flipped_independently(make_loader, small_arrays)
     assert torch.equal(batch.images[~flipped], batch.originals[~flipped])
 
 
+def test_steps_of_an_epoch_have_their_own_draws(make_loader, small_arrays):
+    arrays = small_arrays(24)
+    arrays.images[:] = arrays.images[0].clone()
+    for augmentation in (Augmentation(padding=2, flip=False), Augmentation(padding=0, flip=True)):
+        first, second = make_loader(arrays, batch_size=12, augmentation=augmentation).epoch(0)
+        assert not torch.equal(first.images, second.images)
+
+
 @pytest.mark.parametrize("start_step", [0, 1, 4, 6])
 def test_resumed_epoch_is_the_rest_of_the_uninterrupted_one(make_loader, small_arrays, start_step):
     arrays = small_arrays(24)

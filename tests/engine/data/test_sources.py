@@ -1,8 +1,11 @@
 """Data sets by name: what is read, and one sentence for everything that can be wrong with the files."""
 
 import gzip
+import hashlib
+import http.client
 import os
 import pickle
+import socket
 import urllib.error
 from pathlib import Path
 
@@ -84,8 +87,6 @@ def test_cifar10_is_read_as_stored(fake_cifar10):
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path, monkeypatch):
-    import hashlib
-
     from torchvision.datasets import CIFAR100
 
     folder = tmp_path / "cifar-100-python"
@@ -245,6 +246,7 @@ def test_file_in_place_of_the_folder(tmp_path):
         (urllib.error.URLError("Name or service not known"), "Name or service not known"),
         (TimeoutError("timed out"), "timed out"),
         (urllib.error.HTTPError("https://x", 404, "Not Found", {}, None), "Not Found"),
+        (http.client.BadStatusLine("garbage"), "garbage"),
     ],
 )
 def test_download_without_network(tmp_path, monkeypatch, error, reason):
@@ -267,8 +269,6 @@ def test_download_of_another_file(tmp_path, monkeypatch):
 
 
 def test_download_that_stalls_ends(tmp_path, monkeypatch):
-    import socket
-
     timeouts = []
 
     def stall(*_, **__):
@@ -277,9 +277,13 @@ def test_download_that_stalls_ends(tmp_path, monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", stall)
     before = socket.getdefaulttimeout()
-    _load_error(tmp_path, download=True)
-    assert timeouts and all(timeouts)
-    assert socket.getdefaulttimeout() == before
+    socket.setdefaulttimeout(None)
+    try:
+        _load_error(tmp_path, download=True)
+        assert timeouts and all(timeouts)
+        assert socket.getdefaulttimeout() is None
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def test_real_cifar10(data_root):

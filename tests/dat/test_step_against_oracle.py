@@ -1,0 +1,213 @@
+"""Every stage of the engine's step equals the literal float64 transcription of the method."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dat.methods.dat import DAT, DATSettings
+from dat.methods.pgd_at import PGDAT, PGDATSettings
+from dat.methods.trades import TRADES, TRADESSettings
+from engine.branches import branch_layout
+from engine.frozen import FrozenView
+from tests.dat.oracle_setting import (
+    CLASSES,
+    FP64,
+    SHAPE,
+    TASK,
+    generator_of,
+    model_of,
+    reference_names,
+    setting,
+    training_step,
+)
+from tests.oracle import method as oracle
+from tests.oracle.networks import resnet_logits
+
+TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.detach(), expected, **TOLERANCE)
+
+
+def assert_states_close(model: torch.nn.Module, expected: dict[str, Tensor]) -> None:
+    names = reference_names(model)
+    own = model.state_dict()
+    compared = 0
+    for name, theirs in names.items():
+        if theirs in expected and name in own and not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(own[name], expected[theirs], **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+            compared += 1
+    assert compared > 0
+
+
+def dat_noise(values, scale: float = 0.001) -> dict[str, Tensor]:
+    return {
+        "latent": values.z,
+        "lam": values.lam,
+        "start": scale * values.start_noise,
+        "mixed_start": scale * values.mix_start_noise,
+        "crop_offsets": values.mix_offsets,
+        "flip": values.mix_flip,
+    }
+
+
+def oracle_dat(values, **changes):
+    return oracle.dat_step(
+        model_state=values.model_state,
+        generator_state=values.generator_state,
+        images=values.batch.images,
+        originals=values.batch.originals,
+        targets=values.batch.targets,
+        z=values.z,
+        lam=values.lam,
+        start_noise=values.start_noise,
+        mix_start_noise=values.mix_start_noise,
+        **{"mix_offsets": values.mix_offsets, "mix_flip": values.mix_flip, **changes},
+    )
+
+
+def engine_dat(values, settings: DATSettings):
+    method = DAT(settings, TASK)
+    method.generator = generator_of(values)
+    return training_step(model_of(values), method, settings.generator_update)
+
+
+@pytest.mark.parametrize("branch", ["base", "mix"])
+def test_logits_in_eval_mode_and_frozen(branch):
+    values = setting()
+    model = model_of(values).eval()
+    expected, _ = resnet_logits(values.model_state, values.batch.images, branch, training=False)
+    with branch_layout(model, (branch,)):
+        assert_close(model(values.batch.images), expected)
+    assert_close(FrozenView(model, (branch,), dtype=torch.float64).logits(values.batch.images, branch), expected)
+    if branch == "base":
+        assert_close(model(values.batch.images), expected)
+
+
+def test_grouped_train_mode_equals_sequential_passes():
+    values = setting()
+    model = model_of(values).train()
+    layout = ("base", "base", "mix", "mix")
+    groups = [values.batch.images, values.batch.originals, values.batch.images.flip(3), values.batch.originals.flip(2)]
+    running, expected = None, []
+    for branch, group in zip(layout, groups, strict=True):
+        logits, running = resnet_logits(values.model_state, group, branch, training=True, running=running)
+        expected.append(logits)
+    with branch_layout(model, layout):
+        logits = model(torch.cat(groups))
+    assert_close(logits, torch.cat(expected))
+    assert_states_close(model, running)
+
+
+def test_generator_amplitude_in_fft_order():
+    values = setting()
+    logits = torch.randn(len(values.z), CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    expected = oracle.generator_amplitude(values.generator_state, values.z, logits, SHAPE)
+    assert_close(generator_of(values)(values.z, logits), expected)
+
+
+def test_views_and_adversarial_images_after_five_steps():
+    values = setting()
+    expected = oracle_dat(values)
+    step = engine_dat(values, DATSettings())
+    images, adversarial, mixed, mixed_adversarial = step.method.groups(step.view, values.batch, dat_noise(values))
+    assert_close(images, values.batch.images)
+    assert_close(mixed, expected["mixed_view"])
+    assert_close(adversarial, expected["adversarial"])
+    assert_close(mixed_adversarial, expected["mixed_adversarial"])
+    assert (adversarial - images).abs().max() > 0.9 * 8 / 255  # the attack has moved
+
+
+@pytest.mark.parametrize("path", [True, False], ids=["attack path on", "attack path off"])
+@pytest.mark.parametrize("update", ["joint", "alternating"])
+def test_whole_step(update, path):
+    values = setting()
+    expected = oracle_dat(values, generator_update=update, attack_path_gradient=path)
+    step = engine_dat(values, DATSettings(generator_update=update, attack_path_gradient=path))
+    metrics = step(values.batch, dat_noise(values))
+    assert metrics["skipped"] == 0
+    assert_close(metrics["loss"], expected["terms"]["loss"])
+    assert_close(metrics["clean_loss"], expected["terms"]["at"])
+    assert_close(metrics["mixed_loss"], expected["terms"]["mixed_at"])
+    assert_close(metrics["js"], expected["terms"]["js"])
+    accuracy = (expected["logits"]["adversarial"].argmax(1) == values.batch.targets).double().mean()
+    assert metrics["accuracy"].double() == pytest.approx(float(accuracy), abs=1e-6)
+    assert_states_close(step.model, expected["model_after"])
+    assert_states_close(step.model, expected["running_after"])
+    _assert_psi_close(step, expected)
+
+
+def _assert_psi_close(step, expected) -> None:
+    generator = step.method.generator
+    last = max(int(name.split(".")[1]) for name in expected["generator_gradients"])
+    for name, gradient in expected["generator_gradients"].items():
+        own = dict(generator.named_parameters())[name].grad
+        if name.startswith(f"model.{last}."):
+            shape = gradient.shape
+            gradient = torch.fft.ifftshift(gradient.reshape(*SHAPE, *shape[1:]), dim=(1, 2)).reshape(shape)
+        assert_close(own, gradient)
+        assert gradient.abs().max() > 0
+    after = expected["generator_after"]["model.0.weight"]
+    assert_close(dict(generator.named_parameters())["model.0.weight"], after)
+
+
+def test_augmented_mix_source_uses_the_same_image():
+    values = setting()
+    expected = oracle_dat(values, mix_offsets=None, mix_flip=None, mix_images=values.batch.images)
+    step = engine_dat(values, DATSettings(mix_source="augmented"))
+    noise = dat_noise(values)
+    del noise["crop_offsets"], noise["flip"]
+    # the oracle conditions the generator on the originals; hand it the same images as both views
+    same = type(values.batch)(
+        images=values.batch.images,
+        originals=values.batch.images,
+        targets=values.batch.targets,
+        indices=values.batch.indices,
+    )
+    expected = oracle.dat_step(
+        model_state=values.model_state,
+        generator_state=values.generator_state,
+        images=same.images,
+        originals=same.images,
+        targets=same.targets,
+        z=values.z,
+        lam=values.lam,
+        start_noise=values.start_noise,
+        mix_start_noise=values.mix_start_noise,
+        mix_offsets=None,
+        mix_flip=None,
+    )
+    _, _, mixed, _ = step.method.groups(step.view, same, noise)
+    assert_close(mixed, expected["mixed_view"])
+
+
+def test_trades_step():
+    values = setting()
+    expected = oracle.trades_step(
+        model_state=values.model_state,
+        images=values.batch.images,
+        targets=values.batch.targets,
+        start_noise=values.start_noise,
+        epsilon=8 / 255,
+    )
+    step = training_step(model_of(values, branches=("base",)), TRADES(TRADESSettings(), TASK))
+    metrics = step(values.batch, {"start": 0.001 * values.start_noise})
+    assert_close(metrics["loss"], expected["loss"])
+    assert_states_close(step.model, expected["model_after"])
+    assert_states_close(step.model, expected["running_after"])
+
+
+def test_pgd_at_step():
+    values = setting()
+    start = 2 * torch.rand(values.batch.images.shape, dtype=torch.float64) - 1
+    expected = oracle.pgd_at_step(
+        model_state=values.model_state, images=values.batch.images, targets=values.batch.targets, start_noise=start
+    )
+    step = training_step(model_of(values, branches=("base",)), PGDAT(PGDATSettings(), TASK))
+    metrics = step(values.batch, {"start": 8 / 255 * start})
+    assert_close(metrics["loss"], expected["loss"])
+    assert_states_close(step.model, expected["model_after"])
+    assert_states_close(step.model, expected["running_after"])
+
+
