@@ -39,9 +39,9 @@ def load_trained(source: Path, device: torch.device) -> Trained:
             state, path = checkpoints.load_newest(device=device)
     else:
         path, state = source, load(source, device=device)
-    if "identity" not in state or "step" not in state:
+    if "identity" not in state or "training" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of a training run")
     recipe = recipe_from_dict(state["identity"])
     model = build_model(recipe).to(device)
-    model.load_state_dict(state["step"]["model"])
+    model.load_state_dict(state["training"]["model"])
     return Trained(model=model.eval(), recipe=recipe, path=path)

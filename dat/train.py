@@ -136,7 +136,7 @@ def _evaluate_result(
 ) -> None:
     best = run.checkpoints.best_path.exists()
     if best:
-        model.load_state_dict(run.checkpoints.load_best()["step"]["model"])
+        model.load_state_dict(run.checkpoints.load_best()["training"]["model"])
     started = time.perf_counter()
     results = evaluate(
         model,

@@ -85,7 +85,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, A
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             text = _checked_text(path, metadata)
-            # cloned, since safetensors hands out views of the mapped file, all on one storage
+            # cloned: safetensors may hand out views of the mapped file, which change with it and lie unaligned
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None

@@ -55,7 +55,7 @@ class RunDirectory:
         _refuse_if_taken(path)
         environment = describe_environment()
         text = json.dumps({"recipe": dict(config), **environment}, indent=2) + "\n"
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
         made: list[Path] = []
         lock = None
         try:
@@ -148,10 +148,11 @@ class RunDirectory:
 
 
 def _refuse_if_taken(path: Path) -> None:
+    # os.path, here and below: Path.exists raises where a directory on the way may not be searched
     for ancestor in (path, *path.parents):
-        if ancestor.exists() and not ancestor.is_dir():
+        if os.path.exists(ancestor) and not os.path.isdir(ancestor):
             raise ValueError(f"cannot create the run directory {path}: {ancestor} is a file; use another --run-dir")
-    if any((path / name).exists() for name in _SIGNS_OF_A_RUN):
+    if any(os.path.exists(path / name) for name in _SIGNS_OF_A_RUN):
         raise ValueError(f"{path} already holds a run; go on with it by --resume, or use another --run-dir")
 
 
@@ -169,11 +170,11 @@ def _undo(path: Path, made: list[Path], lock: RunLock | None) -> None:
 
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Recipe and environment from config.json."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise ValueError(f"there is no run at {path}: no such directory")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ValueError(f"there is no run at {path}: it is a file, not a run directory")
-    if not (path / "config.json").exists():
+    if not os.path.exists(path / "config.json"):
         raise ValueError(f"there is no run at {path}: it has no config.json")
     document = _read_json_object(path / "config.json")
     recipe = document.pop("recipe", None)

@@ -93,7 +93,7 @@ class Trainer:
         state, path = self.run.checkpoints.load_newest(device=self.step.device)
         if state.get("identity") != self.identity:
             raise CheckpointError(f"{path} is a checkpoint of another recipe; start a new run in another --run-dir")
-        self.step.load_state_dict(state["step"])
+        self.step.load_state_dict(state["training"])
         self._position = _Position(**state["position"])
         self._epoch_sums = dict(state["epoch_sums"])
         self.run.truncate_metrics(self._position.step)
@@ -239,7 +239,7 @@ class Trainer:
         position = self._position
         return {
             "identity": self.identity,
-            "step": self.step.state_dict(),
+            "training": self.step.state_dict(),
             "position": {
                 "epoch": position.epoch,
                 "step_in_epoch": position.step_in_epoch,

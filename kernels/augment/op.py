@@ -83,7 +83,7 @@ def _augment(
         low, high = (int(value) for value in indices.aminmax())
         if low < 0 or high >= dataset.shape[0]:
             raise ValueError(f"indices range from {low} to {high}; they must lie in [0, {dataset.shape[0]})")
-    backends.choose(OPERATION, backend, dataset, indices).forward(dataset, indices, crop_offsets, flip, out)
+    backends.choose(OPERATION, backend, dataset, indices, out).forward(dataset, indices, crop_offsets, flip, out)
     return out
 
 

@@ -93,7 +93,7 @@ DAT_INLINE Vec<L> approximate_inverse_root(Vec<L> s) {
     if constexpr (L == 8) return (Vec<L>)_mm256_rsqrt_ps((__m256)s);
 #endif
 #if defined(__AVX512F__)
-    if constexpr (L == 16) return (Vec<L>)_mm512_rsqrt14_ps((__m512)s);
+    if constexpr (L == 16) return (Vec<L>)_mm512_maskz_rsqrt14_ps(0xFFFF, (__m512)s);
 #endif
     Vec<L> result{};
     for (int j = 0; j < L; ++j) result[j] = 1.0f / __builtin_sqrtf(s[j]);

@@ -57,7 +57,7 @@ DAT_INLINE void cosine_and_sine(std::uint32_t turns, float& cosine, float& sine)
     const float s = angle + angle * a2 * (-1.0f / 6 + a2 * (1.0f / 120 + a2 * (-1.0f / 5040 + a2 * (1.0f / 362880))));
     const float c = 1.0f + a2 * (-0.5f + a2 * (1.0f / 24 + a2 * (-1.0f / 720 + a2 * (1.0f / 40320))));
     const float swapped_c = quarter & 1u ? s : c, swapped_s = quarter & 1u ? c : s;
-    cosine = from_bits(to_bits(swapped_c) ^ ((quarter + 1u & 2u) << 30));
+    cosine = from_bits(to_bits(swapped_c) ^ (((quarter + 1u) & 2u) << 30));
     sine = from_bits(to_bits(swapped_s) ^ ((quarter & 2u) << 30));
 }
 

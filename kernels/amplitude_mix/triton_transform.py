@@ -1,0 +1,225 @@
+"""The folded discrete Fourier transform of small square planes, as matrix products on register tiles. README.md derives it.
+
+A program holds PLANES blocks of BLOCK x BLOCK values. A block is one plane of SIZE x SIZE folded to HALF x HALF,
+HALF = SIZE/2; at 16 pixels, where HALF is less than the smallest matrix product, it is a 2 x 2 arrangement of four planes,
+transformed by block-diagonal matrices.
+
+The transform is taken about the middle of the image: exp(-2 pi i u (n + 1/2)/SIZE). That differs from the plain one by a
+factor of modulus one per frequency, which cancels between the transform and its inverse. Its cosines are even and its sines
+odd under n -> SIZE-1-n, so the sums and differences of mirrored pixels need HALF points each: cosines u = 0..HALF-1, sines
+u = 1..HALF-1 with u = HALF in slot 0. Both axes folded, the spectrum of x is a = C pp C', b = C pq S', c = S qp C',
+d = S qq S', and F(u,v) = (a-d) - i(b+c), F(u,-v) = (a+d) + i(b-c) for u, v > 0; on the axes F(0,v) = a - ib,
+F(HALF,v) ~ c - id, F(u,0) = a - ic, F(u,HALF) ~ b - id; slot (0,0) holds four real frequencies.
+"""
+
+import triton
+import triton.language as tl
+
+# The table of matrices is [basis, part]; triton_backend.transform_table writes it.
+CENTRED_COSINE = tl.constexpr(0)  # the cosines, for input that centre_rows or centre_columns has prepared
+COSINE = tl.constexpr(1)
+SINE = tl.constexpr(2)
+WHOLE = tl.constexpr(0)
+LEADING = tl.constexpr(1)
+REMAINDER = tl.constexpr(2)
+
+
+@triton.jit
+def image_spectrum(
+    x00,
+    x01,
+    x10,
+    x11,
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PLANES: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
+):
+    """Spectrum of an image's four quadrants, with exact zeros where an image that is constant along an axis has them.
+
+    The phase factor is 1 where the spectrum is 0 and arbitrary where it is rounding noise instead, so zeros matter: FFTs
+    give them exactly, for they begin with differences of pixels, and so does this transform.
+    """
+    even, odd, even_, odd_ = x00 + x10, x00 - x10, x01 + x11, x01 - x11
+    pp, pq, qp, qq = even + even_, even - even_, odd + odd_, odd - odd_
+    pp = left(centre_rows(pp, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, False, BLOCK, TENSOR_CORES)
+    pq = left(centre_rows(pq, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, False, BLOCK, TENSOR_CORES)
+    qp = left(qp, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
+    qq = left(qq, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
+    pp = centre_columns(tl.reshape(pp, [BLOCK * PLANES, BLOCK]), HALF, BLOCK, PLANES)
+    qp = centre_columns(tl.reshape(qp, [BLOCK * PLANES, BLOCK]), HALF, BLOCK, PLANES)
+    a = right(pp, table_ptr, CENTRED_COSINE, True, BLOCK, TENSOR_CORES)
+    b = right(tl.reshape(pq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    c = right(qp, table_ptr, CENTRED_COSINE, True, BLOCK, TENSOR_CORES)
+    d = right(tl.reshape(qq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    return a, b, c, d
+
+
+@triton.jit
+def spectrum(
+    x00,
+    x01,
+    x10,
+    x11,
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    BLOCK: tl.constexpr,
+    PLANES: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
+):
+    """Spectrum of four quadrants whose zeros do not matter."""
+    even, odd, even_, odd_ = x00 + x10, x00 - x10, x01 + x11, x01 - x11
+    pp = left(even + even_, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
+    pq = left(even - even_, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
+    qp = left(odd + odd_, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
+    qq = left(odd - odd_, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
+    a = right(tl.reshape(pp, [BLOCK * PLANES, BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
+    b = right(tl.reshape(pq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    c = right(tl.reshape(qp, [BLOCK * PLANES, BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
+    d = right(tl.reshape(qq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    return a, b, c, d
+
+
+@triton.jit
+def quadrants(
+    a,
+    b,
+    c,
+    d,
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    BLOCK: tl.constexpr,
+    PLANES: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
+):
+    """Inverse of the transform, times SIZE^2, of a spectrum whose conjugate pairs have been added up."""
+    a = right(a, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
+    b = right(b, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
+    c = right(c, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
+    d = right(d, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
+    even = left(tl.reshape(a + b, [BLOCK, PLANES * BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
+    even_ = left(tl.reshape(a - b, [BLOCK, PLANES * BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
+    odd = left(tl.reshape(c + d, [BLOCK, PLANES * BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    odd_ = left(tl.reshape(c - d, [BLOCK, PLANES * BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    return even + odd, even_ + odd_, even - odd, even_ - odd_
+
+
+@triton.jit
+def complex_pairs(a, b, c, d, first_row, first_column):
+    """r1, i1, r2, i2 with F(u,v) = r1 - i i1 and F(u,-v) = r2 + i i2; on the axes the two frequencies kept there instead."""
+    axis = first_row | first_column
+    r1 = tl.where(axis, a, a - d)
+    i1 = tl.where(first_row, b, tl.where(first_column, c, b + c))
+    r2 = tl.where(first_row, c, tl.where(first_column, b, a + d))
+    i2 = tl.where(axis, d, b - c)
+    return r1, i1, r2, i2
+
+
+@triton.jit
+def conjugate_sums(r1, i1, r2, i2, first_row, first_column):
+    """The blocks a, b, c, d of a spectrum given by complex_pairs, every frequency added to its conjugate."""
+    axis = first_row | first_column
+    a = tl.where(axis, r1, r1 + r2)
+    b = tl.where(first_row, i1, tl.where(first_column, r2, i1 + i2))
+    c = tl.where(first_row, r2, tl.where(first_column, i1, i1 - i2))
+    d = tl.where(axis, i2, r2 - r1)
+    return a, b, c, d
+
+
+@triton.jit
+def centre_rows(tile, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
+    """Subtract from every column the mean of two of its rows, and keep that mean in the first of the two.
+
+    A column of equal values becomes exact zeros and its value, for the sum of two equal numbers is exact.
+    """
+    if BLOCK == HALF:
+        n = tl.arange(0, HALF)[:, None]
+        pair = (n == HALF // 4) | (n == 3 * HALF // 4)
+        mean = 0.5 * tl.sum(tl.where(pair, tile, 0.0), axis=0)[None, :]
+        return tl.where(n == HALF // 4, mean, tile - mean)
+    else:
+        n = tl.arange(0, HALF)[None, :, None]
+        pair = (n == HALF // 4) | (n == 3 * HALF // 4)
+        planes = tl.reshape(tile, [BLOCK // HALF, HALF, PLANES * BLOCK])
+        mean = 0.5 * tl.sum(tl.where(pair, planes, 0.0), axis=1)[:, None, :]
+        return tl.reshape(tl.where(n == HALF // 4, mean, planes - mean), [BLOCK, PLANES * BLOCK])
+
+
+@triton.jit
+def centre_columns(tile, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
+    """centre_rows along the rows of a tile of frequencies."""
+    if BLOCK == HALF:
+        m = tl.arange(0, HALF)[None, :]
+        pair = (m == HALF // 4) | (m == 3 * HALF // 4)
+        mean = 0.5 * tl.sum(tl.where(pair, tile, 0.0), axis=1)[:, None]
+        return tl.where(m == HALF // 4, mean, tile - mean)
+    else:
+        m = tl.arange(0, HALF)[None, None, :]
+        pair = (m == HALF // 4) | (m == 3 * HALF // 4)
+        planes = tl.reshape(tile, [BLOCK * PLANES, BLOCK // HALF, HALF])
+        mean = 0.5 * tl.sum(tl.where(pair, planes, 0.0), axis=2)[:, :, None]
+        return tl.reshape(tl.where(m == HALF // 4, mean, planes - mean), [BLOCK * PLANES, BLOCK])
+
+
+@triton.jit
+def left(
+    tile,
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    BASIS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
+):
+    """Matrix times tile. With tensor cores in three TF32 passes, smallest terms first: float32's accuracy."""
+    if TENSOR_CORES:
+        leading = _leading_bits(tile)
+        matrix = _matrix(table_ptr, BASIS, LEADING, TRANSPOSED, BLOCK)
+        product = tl.dot(matrix, tile - leading, input_precision="tf32")
+        remainder = _matrix(table_ptr, BASIS, REMAINDER, TRANSPOSED, BLOCK)
+        product = tl.dot(remainder, leading, product, input_precision="tf32")
+        return tl.dot(matrix, leading, product, input_precision="tf32")
+    else:
+        return tl.dot(_matrix(table_ptr, BASIS, WHOLE, TRANSPOSED, BLOCK), tile, input_precision="ieee")
+
+
+@triton.jit
+def right(
+    tile,
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    BASIS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
+):
+    """Tile times matrix, computed like `left`."""
+    if TENSOR_CORES:
+        leading = _leading_bits(tile)
+        matrix = _matrix(table_ptr, BASIS, LEADING, TRANSPOSED, BLOCK)
+        product = tl.dot(tile - leading, matrix, input_precision="tf32")
+        remainder = _matrix(table_ptr, BASIS, REMAINDER, TRANSPOSED, BLOCK)
+        product = tl.dot(leading, remainder, product, input_precision="tf32")
+        return tl.dot(leading, matrix, product, input_precision="tf32")
+    else:
+        return tl.dot(tile, _matrix(table_ptr, BASIS, WHOLE, TRANSPOSED, BLOCK), input_precision="ieee")
+
+
+@triton.jit
+def _matrix(
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    BASIS: tl.constexpr,
+    PART: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    index = tl.arange(0, BLOCK)
+    if TRANSPOSED:
+        offsets = index[:, None] + BLOCK * index[None, :]
+    else:
+        offsets = BLOCK * index[:, None] + index[None, :]
+    return tl.load(table_ptr + (3 * BASIS + PART) * BLOCK * BLOCK + offsets)
+
+
+@triton.jit
+def _leading_bits(tile):
+    """Nearest number with TF32's 11 significant bits. What is left of tile has at most 12, of which TF32 drops at most one."""
+    bits = tile.to(tl.int32, bitcast=True)
+    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)

@@ -1,0 +1,62 @@
+"""The PGD step and its start on the CPU, through the compiled module."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from kernels import _native
+from kernels.native import memory
+
+
+def serves(images: Tensor, *others: Tensor) -> str | None:
+    return memory.why_not(images, *others)
+
+
+def forward(
+    adversarial: Tensor,
+    gradient: Tensor,
+    images: Tensor,
+    step_size: float | Tensor,
+    epsilon: float | Tensor,
+    out: Tensor,
+    model_input: Tensor | None,
+    active: Tensor | None,
+) -> None:
+    adversarial, gradient, images = memory.dense(adversarial), memory.dense(gradient), memory.dense(images)
+    _native.pgd_step(
+        memory.describe(adversarial),
+        memory.describe(gradient),
+        memory.describe(images),
+        memory.describe(out),
+        memory.describe(model_input),
+        memory.describe(active),
+        float(step_size),
+        float(epsilon),
+        tuple(images.shape),
+        memory.threads_for(images.numel()),
+    )
+
+
+def start(
+    images: Tensor,
+    noise: str,
+    scale: float | Tensor,
+    epsilon: float | Tensor | None,
+    seed: int | Tensor,
+    offset: int | Tensor,
+    out: Tensor,
+) -> None:
+    images = memory.dense(images)
+    _native.pgd_start(
+        memory.describe(images),
+        memory.describe(out),
+        noise == "gaussian",
+        float(scale),
+        math.inf if epsilon is None else float(epsilon),
+        int(seed),
+        int(offset),
+        tuple(images.shape),
+        memory.threads_for(images.numel()),
+    )

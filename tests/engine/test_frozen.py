@@ -1,0 +1,135 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dat import models
+from engine.branches import branch_layout, convert_batchnorm
+from engine.frozen import ChannelAffine, FrozenView
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(3)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) * 0.3
+            tensor.copy_(noise.abs() + 0.5 if "running_var" in name else tensor + noise * 0.3)
+    return model
+
+
+def images(size: int = 16) -> torch.Tensor:
+    return torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda: models.build("resnet18", num_classes=7, width=4),
+        lambda: models.build("wrn28-10", num_classes=7, width=4),
+        lambda: convert_batchnorm(torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.25)),
+    ],
+    ids=["resnet18", "wide resnet", "torchvision mobilenet"],
+)
+@pytest.mark.parametrize("branch", ["base", "mix"])
+def test_view_equals_the_model_in_eval_mode(create, branch):
+    model = randomised(create().double()).eval()
+    view = FrozenView(model, ("base", "mix"), dtype=torch.float64)
+    with branch_layout(model, (branch,)):
+        inputs = images().requires_grad_()
+        expected = model(inputs)
+        (expected_gradient,) = torch.autograd.grad(expected.square().sum(), inputs)
+    inputs = images().requires_grad_()
+    logits = view.logits(inputs, branch)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), inputs)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-10)
+
+
+def test_no_batchnorm_is_left_and_nothing_wants_a_gradient():
+    view = FrozenView(models.build("resnet18", num_classes=7, width=4), ("base",))
+    modules = list(view._forwards["base"].modules())
+    assert not any("BatchNorm" in type(module).__name__ or isinstance(module, ChannelAffine) for module in modules)
+    assert not any(parameter.requires_grad for module in modules for parameter in module.parameters())
+
+
+class ConvolutionBackwards(TorchDispatchMode):
+    """Records which gradients (input, weight, bias) every convolution backward computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[list[bool]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution_backward.default:
+            self.masks.append(list(args[-1]))
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_attack_computes_no_weight_gradient():
+    view = FrozenView(models.build("resnet18", num_classes=7, width=4), ("base",))
+    inputs = torch.rand(2, 3, 16, 16).requires_grad_()
+    logits = view.logits(inputs)
+    with ConvolutionBackwards() as recorded:
+        torch.autograd.grad(logits.sum(), inputs)
+    assert recorded.masks == [[True, False, False]] * 20
+
+
+def test_refresh_follows_the_model_in_place():
+    model = randomised(models.build("resnet18", num_classes=7, width=4).double())
+    view = FrozenView(model, ("base", "mix"), dtype=torch.float64)
+    pointers = {name: tensor.data_ptr() for name, tensor in view._forwards["mix"].state_dict().items()}
+    with branch_layout(model.train(), ("mix",)):
+        model(images()).sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.01 * parameter.grad
+    stale = view.logits(images(), "mix")
+    view.refresh()
+    with branch_layout(model.eval(), ("mix",)):
+        expected = model(images())
+    torch.testing.assert_close(view.logits(images(), "mix"), expected, rtol=1e-9, atol=1e-11)
+    assert not torch.allclose(stale, expected)
+    assert pointers == {name: tensor.data_ptr() for name, tensor in view._forwards["mix"].state_dict().items()}
+
+
+def test_the_model_keeps_its_mode_and_its_gradients():
+    model = models.build("resnet18", num_classes=7, width=4).train()
+    FrozenView(model, ("base",))
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class Branching(nn.Module):
+    """Depends on its input's values, which fx cannot trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, inputs):
+        features = self.norm(inputs).mean(dim=(2, 3))
+        return self.linear(features if inputs.sum() > 0 else -features)
+
+
+def test_an_untraceable_model_is_served_unfolded_with_a_warning():
+    model = randomised(convert_batchnorm(Branching()).double())
+    with pytest.warns(UserWarning, match="Branching cannot be traced"):
+        view = FrozenView(model, ("base", "mix"), dtype=torch.float64)
+    twin = copy.deepcopy(model).eval()
+    with branch_layout(twin, ("mix",)):
+        torch.testing.assert_close(view.logits(images(), "mix"), twin(images()))
+
+
+def test_an_unknown_branch_is_named():
+    with pytest.raises(ValueError, match="base, mix, not extra"):
+        FrozenView(models.build("resnet18", num_classes=7, width=4), ("extra",))
+
+
+def test_low_precision_logits_come_back_in_float32():
+    view = FrozenView(models.build("resnet18", num_classes=7, width=4), ("base",), dtype=torch.bfloat16)
+    assert view.logits(torch.rand(2, 3, 16, 16)).dtype == torch.float32
