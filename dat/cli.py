@@ -19,6 +19,7 @@ from dat.checkpoints import load_trained
 from dat.doctor import examine
 from dat.evaluate import evaluate, parse_attacks
 from dat.experiment import choose_device, load_test_data
+from dat.flags import parse_flags
 from dat.methods import METHODS
 from dat.recipes import RECIPES, recipe
 from dat.train import titled, train
@@ -54,7 +55,9 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    flags = tyro.cli(EvaluateFlags, args=list(arguments), prog="dat evaluate")
+    if not arguments:
+        raise ValueError("name what to evaluate: dat evaluate RUN_OR_CHECKPOINT [flags]")
+    flags = parse_flags(EvaluateFlags, arguments, command="dat evaluate")
     attacks = parse_attacks(flags.attacks)
     device = choose_device(flags.device)
     trained = load_trained(flags.source, device)

@@ -180,7 +180,8 @@ def _autoattack(model: nn.Module, epsilon: float, generator: torch.Generator) ->
 
     def perturb(images: Tensor, targets: Tensor) -> Tensor:
         with torch.enable_grad():
-            return adversary.run_standard_evaluation(images, targets, batch_size=len(targets))
+            adversarial, _ = adversary.run_standard_evaluation(images, targets, batch_size=len(targets))
+        return adversarial
 
     return perturb
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from dat.flags import parse_flags
 from dat.methods import METHODS
 from dat.recipes import RECIPES, Recipe, recipe, with_epochs
 from dat.train import RunOptions
@@ -19,8 +20,8 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
     """Command-line words after ``dat train`` -> the experiment and where to run it.
 
     Raises:
-        ValueError: no recipe, an unknown one, an unknown method, a value out of range.
-        SystemExit: after ``--help`` (0) or an unknown or malformed flag (2), with the message printed by tyro.
+        ValueError: no recipe, an unknown one, an unknown method, an unknown flag, a value out of range.
+        SystemExit: after ``--help``.
     """
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(f"name the recipe first: {USAGE}; recipes are {', '.join(RECIPES)}")
@@ -37,10 +38,10 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         kw_only=True,
         frozen=True,
     )
-    flags: Any = tyro.cli(
+    flags: Any = parse_flags(
         flags_type,
-        args=rest,
-        prog=f"dat train {name} --method {method}",
+        rest,
+        command=f"dat train {name} --method {method}",
         description=f"{METHODS[method].summary}. Methods: {', '.join(METHODS)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )

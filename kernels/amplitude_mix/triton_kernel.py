@@ -57,7 +57,7 @@ def mix_forward(
     TENSOR_CORES: tl.constexpr,
 ):
     HALF: tl.constexpr = SIZE // 2
-    n, m, image, channel, valid = _pixel_tile(planes, channels, HALF, BLOCK, PLANES)
+    m, n, image, channel, valid = _tile(planes, channels, True, HALF, BLOCK, PLANES)
     n_, m_ = SIZE - 1 - n, SIZE - 1 - m
     base = images_ptr + image * images_stride_b + channel * images_stride_c
     x00 = _load(base + n * images_stride_h + m * images_stride_w, valid)
@@ -69,7 +69,7 @@ def mix_forward(
     dc = tl.load(amplitude_ptr + image * amplitude_stride_b + channel * amplitude_stride_c, mask=valid, other=0.0)
 
     a, b, c, d = image_spectrum(x00, x01, x10, x11, table_ptr, HALF, BLOCK, PLANES, TENSOR_CORES)
-    u, v, image_, channel_, valid_ = _frequency_tile(planes, channels, HALF, BLOCK, PLANES)
+    u, v, image_, channel_, valid_ = _tile(planes, channels, False, HALF, BLOCK, PLANES)
     r1, i1, r2, i2 = _phase_factors(a, b, c, d, u, v, table_ptr, BLOCK)
     base = amplitude_ptr + image_ * amplitude_stride_b + channel_ * amplitude_stride_c
     r1, i1, r2, i2 = _times_amplitude(
@@ -131,7 +131,7 @@ def mix_backward_amplitude(
     TENSOR_CORES: tl.constexpr,
 ):
     HALF: tl.constexpr = SIZE // 2
-    n, m, image, channel, valid = _pixel_tile(planes, channels, HALF, BLOCK, PLANES)
+    m, n, image, channel, valid = _tile(planes, channels, True, HALF, BLOCK, PLANES)
     n_, m_ = SIZE - 1 - n, SIZE - 1 - m
     base = images_ptr + image * images_stride_b + channel * images_stride_c
     x00 = _load(base + n * images_stride_h + m * images_stride_w, valid)
@@ -142,7 +142,7 @@ def mix_backward_amplitude(
     dc = tl.load(amplitude_ptr + image * amplitude_stride_b + channel * amplitude_stride_c, mask=valid, other=0.0)
 
     a, b, c, d = image_spectrum(x00, x01, x10, x11, table_ptr, HALF, BLOCK, PLANES, TENSOR_CORES)
-    u, v, image_, channel_, valid_ = _frequency_tile(planes, channels, HALF, BLOCK, PLANES)
+    u, v, image_, channel_, valid_ = _tile(planes, channels, False, HALF, BLOCK, PLANES)
     r1, i1, r2, i2 = _phase_factors(a, b, c, d, u, v, table_ptr, BLOCK)
     base = amplitude_ptr + image_ * amplitude_stride_b + channel_ * amplitude_stride_c
     a, b, c, d = _times_amplitude(
@@ -173,27 +173,21 @@ def mix_backward_amplitude(
 
 
 @triton.jit
-def _pixel_tile(planes, channels, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
-    """Row [BLOCK, 1], column [1, PLANES * BLOCK], image, channel and validity of a tile of folded pixels."""
-    row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, PLANES * BLOCK)[None, :]
-    if BLOCK == HALF:
-        plane = tl.program_id(0) * PLANES + column // HALF
-    else:
-        plane = 4 * (tl.program_id(0) * PLANES + column // BLOCK) + 2 * (row // HALF) + column // HALF % 2
-    image, channel = (plane // channels).to(tl.int64), (plane % channels).to(tl.int64)
-    return (row % HALF).to(tl.int64), (column % HALF).to(tl.int64), image, channel, plane < planes
+def _tile(planes, channels, PIXELS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
+    """Indices along the rows and columns of a tile [PLANES * BLOCK, BLOCK], and its image, channel and validity.
 
-
-@triton.jit
-def _frequency_tile(planes, channels, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
-    """The same for a tile of folded frequencies: row [BLOCK * PLANES, 1], column [1, BLOCK]."""
-    row, column = tl.arange(0, BLOCK * PLANES)[:, None], tl.arange(0, BLOCK)[None, :]
+    The last three are scalars where the program holds a single plane.
+    """
+    row, column = tl.arange(0, PLANES * BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
     if BLOCK == HALF:
-        plane = tl.program_id(0) * PLANES + row % PLANES
+        plane = tl.program_id(0) * PLANES
+        if PLANES > 1:
+            plane += row // BLOCK
     else:
-        plane = 4 * (tl.program_id(0) * PLANES + row % PLANES) + 2 * (row // PLANES // HALF) + column // HALF
+        across, down = column // HALF, row % BLOCK // HALF
+        plane = 4 * (tl.program_id(0) * PLANES + row // BLOCK) + (2 * across + down if PIXELS else 2 * down + across)
     image, channel = (plane // channels).to(tl.int64), (plane % channels).to(tl.int64)
-    return (row // PLANES % HALF).to(tl.int64), (column % HALF).to(tl.int64), image, channel, plane < planes
+    return row % HALF, column % HALF, image, channel, plane < planes
 
 
 @triton.jit

@@ -1,8 +1,8 @@
 """The folded discrete Fourier transform of small square planes, as matrix products on register tiles. README.md derives it.
 
-A program holds PLANES blocks of BLOCK x BLOCK values. A block is one plane of SIZE x SIZE folded to HALF x HALF,
-HALF = SIZE/2; at 16 pixels, where HALF is less than the smallest matrix product, it is a 2 x 2 arrangement of four planes,
-transformed by block-diagonal matrices.
+A program holds PLANES blocks of BLOCK x BLOCK values as tiles [PLANES * BLOCK, BLOCK]. A block is one plane of SIZE x SIZE
+folded to HALF x HALF, HALF = SIZE/2; at 16 pixels, where HALF is less than the smallest matrix product, it is a 2 x 2
+arrangement of four planes, transformed by block-diagonal matrices.
 
 The transform is taken about the middle of the image: exp(-2 pi i u (n + 1/2)/SIZE). That differs from the plain one by a
 factor of modulus one per frequency, which cancels between the transform and its inverse. Its cosines are even and its sines
@@ -10,13 +10,16 @@ odd under n -> SIZE-1-n, so the sums and differences of mirrored pixels need HAL
 u = 1..HALF-1 with u = HALF in slot 0. Both axes folded, the spectrum of x is a = C pp C', b = C pq S', c = S qp C',
 d = S qq S', and F(u,v) = (a-d) - i(b+c), F(u,-v) = (a+d) + i(b-c) for u, v > 0; on the axes F(0,v) = a - ib,
 F(HALF,v) ~ c - id, F(u,0) = a - ic, F(u,HALF) ~ b - id; slot (0,0) holds four real frequencies.
+
+Only products of a tall tile with a small matrix from the right occur, an axis at a time: warps share out the tile's rows and
+read the same matrices. Tiles of pixels are transposed (rows are columns of the image), those of frequencies are not.
 """
 
 import triton
 import triton.language as tl
 
 # The table of matrices is [basis, part]; triton_backend.transform_table writes it.
-CENTRED_COSINE = tl.constexpr(0)  # the cosines, for input that centre_rows or centre_columns has prepared
+CENTRED_COSINE = tl.constexpr(0)  # the cosines, for input that `centred` has prepared
 COSINE = tl.constexpr(1)
 SINE = tl.constexpr(2)
 WHOLE = tl.constexpr(0)
@@ -36,23 +39,23 @@ def image_spectrum(
     PLANES: tl.constexpr,
     TENSOR_CORES: tl.constexpr,
 ):
-    """Spectrum of an image's four quadrants, with exact zeros where an image that is constant along an axis has them.
+    """a, b, c, d of an image's four quadrants, with exact zeros where an image that is constant along an axis has them.
 
-    The phase factor is 1 where the spectrum is 0 and arbitrary where it is rounding noise instead, so zeros matter: FFTs
-    give them exactly, for they begin with differences of pixels, and so does this transform.
+    The phase factor is 1 where the spectrum is 0, and arbitrary where it is rounding noise instead, so zeros matter. An FFT
+    gives them exactly, for it begins with differences of pixels, and so does this transform.
     """
     even, odd, even_, odd_ = x00 + x10, x00 - x10, x01 + x11, x01 - x11
     pp, pq, qp, qq = even + even_, even - even_, odd + odd_, odd - odd_
-    pp = left(centre_rows(pp, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, False, BLOCK, TENSOR_CORES)
-    pq = left(centre_rows(pq, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, False, BLOCK, TENSOR_CORES)
-    qp = left(qp, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
-    qq = left(qq, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
-    pp = centre_columns(tl.reshape(pp, [BLOCK * PLANES, BLOCK]), HALF, BLOCK, PLANES)
-    qp = centre_columns(tl.reshape(qp, [BLOCK * PLANES, BLOCK]), HALF, BLOCK, PLANES)
-    a = right(pp, table_ptr, CENTRED_COSINE, True, BLOCK, TENSOR_CORES)
-    b = right(tl.reshape(pq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
-    c = right(qp, table_ptr, CENTRED_COSINE, True, BLOCK, TENSOR_CORES)
-    d = right(tl.reshape(qq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    pp = analyse(centred(pp, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, BLOCK, TENSOR_CORES)
+    pq = analyse(centred(pq, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, BLOCK, TENSOR_CORES)
+    qp = analyse(qp, table_ptr, SINE, BLOCK, TENSOR_CORES)
+    qq = analyse(qq, table_ptr, SINE, BLOCK, TENSOR_CORES)
+    pp, pq = transposed(pp, BLOCK, PLANES), transposed(pq, BLOCK, PLANES)
+    qp, qq = transposed(qp, BLOCK, PLANES), transposed(qq, BLOCK, PLANES)
+    a = analyse(centred(pp, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, BLOCK, TENSOR_CORES)
+    b = analyse(pq, table_ptr, SINE, BLOCK, TENSOR_CORES)
+    c = analyse(centred(qp, HALF, BLOCK, PLANES), table_ptr, CENTRED_COSINE, BLOCK, TENSOR_CORES)
+    d = analyse(qq, table_ptr, SINE, BLOCK, TENSOR_CORES)
     return a, b, c, d
 
 
@@ -67,16 +70,16 @@ def spectrum(
     PLANES: tl.constexpr,
     TENSOR_CORES: tl.constexpr,
 ):
-    """Spectrum of four quadrants whose zeros do not matter."""
+    """a, b, c, d of four quadrants whose zeros do not matter."""
     even, odd, even_, odd_ = x00 + x10, x00 - x10, x01 + x11, x01 - x11
-    pp = left(even + even_, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
-    pq = left(even - even_, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
-    qp = left(odd + odd_, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
-    qq = left(odd - odd_, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
-    a = right(tl.reshape(pp, [BLOCK * PLANES, BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
-    b = right(tl.reshape(pq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
-    c = right(tl.reshape(qp, [BLOCK * PLANES, BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
-    d = right(tl.reshape(qq, [BLOCK * PLANES, BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    pp = analyse(even + even_, table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    pq = analyse(even - even_, table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    qp = analyse(odd + odd_, table_ptr, SINE, BLOCK, TENSOR_CORES)
+    qq = analyse(odd - odd_, table_ptr, SINE, BLOCK, TENSOR_CORES)
+    a = analyse(transposed(pp, BLOCK, PLANES), table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    b = analyse(transposed(pq, BLOCK, PLANES), table_ptr, SINE, BLOCK, TENSOR_CORES)
+    c = analyse(transposed(qp, BLOCK, PLANES), table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    d = analyse(transposed(qq, BLOCK, PLANES), table_ptr, SINE, BLOCK, TENSOR_CORES)
     return a, b, c, d
 
 
@@ -92,14 +95,14 @@ def quadrants(
     TENSOR_CORES: tl.constexpr,
 ):
     """Inverse of the transform, times SIZE^2, of a spectrum whose conjugate pairs have been added up."""
-    a = right(a, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
-    b = right(b, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
-    c = right(c, table_ptr, COSINE, False, BLOCK, TENSOR_CORES)
-    d = right(d, table_ptr, SINE, False, BLOCK, TENSOR_CORES)
-    even = left(tl.reshape(a + b, [BLOCK, PLANES * BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
-    even_ = left(tl.reshape(a - b, [BLOCK, PLANES * BLOCK]), table_ptr, COSINE, True, BLOCK, TENSOR_CORES)
-    odd = left(tl.reshape(c + d, [BLOCK, PLANES * BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
-    odd_ = left(tl.reshape(c - d, [BLOCK, PLANES * BLOCK]), table_ptr, SINE, True, BLOCK, TENSOR_CORES)
+    a = synthesise(a, table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    b = synthesise(b, table_ptr, SINE, BLOCK, TENSOR_CORES)
+    c = synthesise(c, table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    d = synthesise(d, table_ptr, SINE, BLOCK, TENSOR_CORES)
+    even = synthesise(transposed(a + b, BLOCK, PLANES), table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    even_ = synthesise(transposed(a - b, BLOCK, PLANES), table_ptr, COSINE, BLOCK, TENSOR_CORES)
+    odd = synthesise(transposed(c + d, BLOCK, PLANES), table_ptr, SINE, BLOCK, TENSOR_CORES)
+    odd_ = synthesise(transposed(c - d, BLOCK, PLANES), table_ptr, SINE, BLOCK, TENSOR_CORES)
     return even + odd, even_ + odd_, even - odd, even_ - odd_
 
 
@@ -116,7 +119,7 @@ def complex_pairs(a, b, c, d, first_row, first_column):
 
 @triton.jit
 def conjugate_sums(r1, i1, r2, i2, first_row, first_column):
-    """The blocks a, b, c, d of a spectrum given by complex_pairs, every frequency added to its conjugate."""
+    """a, b, c, d of a spectrum given by complex_pairs, every frequency added to its conjugate."""
     axis = first_row | first_column
     a = tl.where(axis, r1, r1 + r2)
     b = tl.where(first_row, i1, tl.where(first_column, r2, i1 + i2))
@@ -126,42 +129,60 @@ def conjugate_sums(r1, i1, r2, i2, first_row, first_column):
 
 
 @triton.jit
-def centre_rows(tile, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
-    """Subtract from every column the mean of two of its rows, and keep that mean in the first of the two.
+def transposed(tile, BLOCK: tl.constexpr, PLANES: tl.constexpr):
+    """Every block of a tile transposed."""
+    if PLANES == 1:
+        return tl.trans(tile)
+    else:
+        blocks = tl.permute(tl.reshape(tile, [PLANES, BLOCK, BLOCK]), [0, 2, 1])
+        return tl.reshape(blocks, [PLANES * BLOCK, BLOCK])
 
-    A column of equal values becomes exact zeros and its value, for the sum of two equal numbers is exact.
+
+@triton.jit
+def centred(tile, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
+    """Subtract from every row the mean of two of its values, and keep that mean in the place of the first of the two.
+
+    A row of equal values becomes its value and exact zeros, for the sum of two equal numbers is exact.
     """
     if BLOCK == HALF:
-        n = tl.arange(0, HALF)[:, None]
+        n = tl.arange(0, HALF)[None, :]
         pair = (n == HALF // 4) | (n == 3 * HALF // 4)
-        mean = 0.5 * tl.sum(tl.where(pair, tile, 0.0), axis=0)[None, :]
+        mean = 0.5 * tl.sum(tl.where(pair, tile, 0.0), axis=1)[:, None]
         return tl.where(n == HALF // 4, mean, tile - mean)
     else:
-        n = tl.arange(0, HALF)[None, :, None]
+        n = tl.arange(0, HALF)[None, None, :]
         pair = (n == HALF // 4) | (n == 3 * HALF // 4)
-        planes = tl.reshape(tile, [BLOCK // HALF, HALF, PLANES * BLOCK])
-        mean = 0.5 * tl.sum(tl.where(pair, planes, 0.0), axis=1)[:, None, :]
-        return tl.reshape(tl.where(n == HALF // 4, mean, planes - mean), [BLOCK, PLANES * BLOCK])
-
-
-@triton.jit
-def centre_columns(tile, HALF: tl.constexpr, BLOCK: tl.constexpr, PLANES: tl.constexpr):
-    """centre_rows along the rows of a tile of frequencies."""
-    if BLOCK == HALF:
-        m = tl.arange(0, HALF)[None, :]
-        pair = (m == HALF // 4) | (m == 3 * HALF // 4)
-        mean = 0.5 * tl.sum(tl.where(pair, tile, 0.0), axis=1)[:, None]
-        return tl.where(m == HALF // 4, mean, tile - mean)
-    else:
-        m = tl.arange(0, HALF)[None, None, :]
-        pair = (m == HALF // 4) | (m == 3 * HALF // 4)
-        planes = tl.reshape(tile, [BLOCK * PLANES, BLOCK // HALF, HALF])
+        planes = tl.reshape(tile, [PLANES * BLOCK, BLOCK // HALF, HALF])
         mean = 0.5 * tl.sum(tl.where(pair, planes, 0.0), axis=2)[:, :, None]
-        return tl.reshape(tl.where(m == HALF // 4, mean, planes - mean), [BLOCK * PLANES, BLOCK])
+        return tl.reshape(tl.where(n == HALF // 4, mean, planes - mean), [PLANES * BLOCK, BLOCK])
 
 
 @triton.jit
-def left(
+def analyse(
+    tile,
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    BASIS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
+):
+    """From pixels to frequencies along the rows of a tile."""
+    return _product(tile, table_ptr, BASIS, True, BLOCK, TENSOR_CORES)
+
+
+@triton.jit
+def synthesise(
+    tile,
+    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
+    BASIS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
+):
+    """From frequencies to pixels along the rows of a tile."""
+    return _product(tile, table_ptr, BASIS, False, BLOCK, TENSOR_CORES)
+
+
+@triton.jit
+def _product(
     tile,
     table_ptr,  # [3, 3, BLOCK, BLOCK] float32
     BASIS: tl.constexpr,
@@ -169,33 +190,12 @@ def left(
     BLOCK: tl.constexpr,
     TENSOR_CORES: tl.constexpr,
 ):
-    """Matrix times tile. With tensor cores in three TF32 passes, smallest terms first: float32's accuracy."""
+    """tile @ matrix in float32's accuracy; on tensor cores in three TF32 passes, the smallest terms first."""
     if TENSOR_CORES:
         leading = _leading_bits(tile)
         matrix = _matrix(table_ptr, BASIS, LEADING, TRANSPOSED, BLOCK)
-        product = tl.dot(matrix, tile - leading, input_precision="tf32")
         remainder = _matrix(table_ptr, BASIS, REMAINDER, TRANSPOSED, BLOCK)
-        product = tl.dot(remainder, leading, product, input_precision="tf32")
-        return tl.dot(matrix, leading, product, input_precision="tf32")
-    else:
-        return tl.dot(_matrix(table_ptr, BASIS, WHOLE, TRANSPOSED, BLOCK), tile, input_precision="ieee")
-
-
-@triton.jit
-def right(
-    tile,
-    table_ptr,  # [3, 3, BLOCK, BLOCK] float32
-    BASIS: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    TENSOR_CORES: tl.constexpr,
-):
-    """Tile times matrix, computed like `left`."""
-    if TENSOR_CORES:
-        leading = _leading_bits(tile)
-        matrix = _matrix(table_ptr, BASIS, LEADING, TRANSPOSED, BLOCK)
         product = tl.dot(tile - leading, matrix, input_precision="tf32")
-        remainder = _matrix(table_ptr, BASIS, REMAINDER, TRANSPOSED, BLOCK)
         product = tl.dot(leading, remainder, product, input_precision="tf32")
         return tl.dot(leading, matrix, product, input_precision="tf32")
     else:

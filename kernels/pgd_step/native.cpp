@@ -46,27 +46,50 @@ struct Walk {
     }
 };
 
-// Eager's minimum, maximum and clamp: NaN passes through.
-DAT_INLINE float larger(float a, float b) { return (a > b) | (a != a) ? a : b; }
-DAT_INLINE float smaller(float a, float b) { return (a < b) | (a != a) ? a : b; }
-DAT_INLINE float clip(float v) {
-    v = v < 0.0f ? 0.0f : v;
-    return v > 1.0f ? 1.0f : v;
-}
+// The formula, on single floats and on vectors of them. Comparisons with NaN are false, hence the tests of a != a: NaN passes
+// through eager's minimum, maximum and clamp.
+template <class T>
+struct Stepped {
+    T value, low, high, boxed;
+
+    DAT_INLINE Stepped(T adversarial, T gradient, T image, T step_size, T epsilon) {
+        const T zero{};
+        const T move = gradient > zero ? step_size : (gradient < zero ? zero - step_size : zero);
+        value = adversarial + move;
+        low = image - epsilon, high = image + epsilon;
+        const T larger = (value > low) | (value != value) ? value : low;
+        boxed = (larger < high) | (larger != larger) ? larger : high;
+    }
+    DAT_INLINE T clipped(T one) const {
+        const T zero{}, positive = boxed < zero ? zero : boxed;
+        return positive > one ? one : positive;
+    }
+    DAT_INLINE auto moves_with_image(T one) const {
+        return ((value < low) | (value > high)) & (boxed >= T{}) & (boxed <= one);
+    }
+};
 
 // `out` may be `adversarial`: each element is read before it is written.
 template <bool ACTIVE>
 DAT_INLINE void step_run(const float* adversarial, const float* gradient, const float* images, float step_size,
                          float epsilon, float* out, unsigned char* active, std::ptrdiff_t count) {
-#pragma omp simd
-    for (std::ptrdiff_t i = 0; i < count; ++i) {
-        const float g = gradient[i];
-        const float move = g > 0.0f ? step_size : (g < 0.0f ? -step_size : 0.0f);
-        const float stepped = adversarial[i] + move;
-        const float low = images[i] - epsilon, high = images[i] + epsilon;
-        const float boxed = smaller(larger(stepped, low), high);
-        if (ACTIVE) active[i] = ((stepped < low) | (stepped > high)) & (boxed >= 0.0f) & (boxed <= 1.0f);
-        out[i] = clip(boxed);
+    constexpr int L = DAT_LANES;
+    typedef unsigned char Bytes __attribute__((vector_size(L)));
+    const Vec<L> step_sizes = splat<L>(step_size), epsilons = splat<L>(epsilon), ones = splat<L>(1.0f);
+    std::ptrdiff_t i = 0;
+    for (; i + L <= count; i += L) {
+        const Stepped<Vec<L>> stepped(load<L>(adversarial + i), load<L>(gradient + i), load<L>(images + i), step_sizes,
+                                      epsilons);
+        store<L>(out + i, stepped.clipped(ones));
+        if constexpr (ACTIVE) {
+            const Bytes bytes = __builtin_convertvector(stepped.moves_with_image(ones), Bytes) & 1;
+            __builtin_memcpy(active + i, &bytes, L);
+        }
+    }
+    for (; i < count; ++i) {
+        const Stepped<float> stepped(adversarial[i], gradient[i], images[i], step_size, epsilon);
+        out[i] = stepped.clipped(1.0f);
+        if constexpr (ACTIVE) active[i] = stepped.moves_with_image(1.0f);
     }
 }
 

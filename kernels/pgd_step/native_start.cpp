@@ -11,27 +11,41 @@ struct Words {
     std::uint32_t word[4][BLOCKS];
 };
 
+// 64-bit lanes that hold 32-bit words: the products need the room.
+typedef std::uint64_t Wide __attribute__((vector_size(DAT_LANES * 4)));
+constexpr int WIDE = DAT_LANES / 2;
+
+// a * b of lanes below 2^32. The compilers do not see that and would build a full 64-bit product.
+DAT_INLINE Wide product(Wide a, std::uint64_t b) {
+#if defined(__AVX512F__)
+    return (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(std::int64_t(b)));
+#elif defined(__AVX2__)
+    return (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(std::int64_t(b)));
+#elif defined(__SSE2__)
+    return (Wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(std::int64_t(b)));
+#else
+    return a * b;
+#endif
+}
+
 DAT_INLINE Words philox(std::uint64_t first_block, std::uint64_t seed, std::uint64_t offset) {
-    Words c;
-    for (int j = 0; j < BLOCKS; ++j) {
-        const std::uint64_t block = first_block + std::uint64_t(j);
-        c.word[0][j] = std::uint32_t(block), c.word[1][j] = std::uint32_t(block >> 32);
-        c.word[2][j] = std::uint32_t(offset), c.word[3][j] = std::uint32_t(offset >> 32);
-    }
-    std::uint32_t low = std::uint32_t(seed), high = std::uint32_t(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-#pragma omp simd
-        for (int j = 0; j < BLOCKS; ++j) {
-            const std::uint64_t even = std::uint64_t(c.word[0][j]) * 0xD2511F53u;
-            const std::uint64_t odd = std::uint64_t(c.word[2][j]) * 0xCD9E8D57u;
-            c.word[0][j] = std::uint32_t(odd >> 32) ^ c.word[1][j] ^ low;
-            c.word[1][j] = std::uint32_t(odd);
-            c.word[2][j] = std::uint32_t(even >> 32) ^ c.word[3][j] ^ high;
-            c.word[3][j] = std::uint32_t(even);
+    Words words;
+    for (int first = 0; first < BLOCKS; first += WIDE) {
+        Wide block;
+        for (int j = 0; j < WIDE; ++j) block[j] = first_block + std::uint64_t(first + j);
+        Wide c0 = block & 0xFFFFFFFFu, c1 = block >> 32, c2 = Wide{} + (offset & 0xFFFFFFFFu), c3 = Wide{} + (offset >> 32);
+        std::uint32_t low = std::uint32_t(seed), high = std::uint32_t(seed >> 32);
+        for (int round = 0; round < 10; ++round, low += 0x9E3779B9u, high += 0xBB67AE85u) {
+            const Wide even = product(c0, 0xD2511F53u), odd = product(c2, 0xCD9E8D57u);
+            c0 = (odd >> 32) ^ c1 ^ std::uint64_t(low), c1 = odd & 0xFFFFFFFFu;
+            c2 = (even >> 32) ^ c3 ^ std::uint64_t(high), c3 = even & 0xFFFFFFFFu;
         }
-        low += 0x9E3779B9u, high += 0xBB67AE85u;
+        for (int j = 0; j < WIDE; ++j) {
+            words.word[0][first + j] = std::uint32_t(c0[j]), words.word[1][first + j] = std::uint32_t(c1[j]);
+            words.word[2][first + j] = std::uint32_t(c2[j]), words.word[3][first + j] = std::uint32_t(c3[j]);
+        }
     }
-    return c;
+    return words;
 }
 
 // -2 ln(count 2^-24), count in [1, 2^24]. The mantissa is brought to [sqrt(1/2), sqrt(2)) and ln((1 + z)/(1 - z)) =
@@ -93,12 +107,6 @@ void pgd_start(const dat::Start& a) {
         alignas(64) float noise[VALUES];
         draw(philox(std::uint64_t(group) * BLOCKS, a.seed, a.offset), a.gaussian, noise);
         const std::ptrdiff_t first = group * VALUES, count = length - first < VALUES ? length - first : VALUES;
-        const auto place = [&](std::ptrdiff_t element, bool interleaved) __attribute__((always_inline)) {
-            if (!interleaved) return element;
-            const std::ptrdiff_t plane = element / pixels;
-            const PlaneIndex at{plane / a.shape.channels, plane % a.shape.channels, a.shape.channels, pixels};
-            return at.start(true) + (element - plane * pixels) * at.stride(true);
-        };
         const auto finish = [&](float x, float n) __attribute__((always_inline)) {
             float v = x + a.scale * n;
             const float low = x - a.epsilon, high = x + a.epsilon;
@@ -112,9 +120,14 @@ void pgd_start(const dat::Start& a) {
             if (!a.images.interleaved && !a.out.interleaved) {
                 for (std::ptrdiff_t i = 0; i < count; ++i) to[first + i].put(finish(from[first + i].get(), noise[i]));
             } else {
-                for (std::ptrdiff_t i = 0; i < count; ++i)
-                    to[place(first + i, a.out.interleaved)].put(
-                        finish(from[place(first + i, a.images.interleaved)].get(), noise[i]));
+                std::ptrdiff_t plane = first / pixels, pixel = first % pixels;
+                for (std::ptrdiff_t i = 0; i < count; pixel = 0, ++plane) {
+                    const PlaneIndex at{plane / a.shape.channels, plane % a.shape.channels, a.shape.channels, pixels};
+                    const std::ptrdiff_t source = at.start(a.images.interleaved), target = at.start(a.out.interleaved);
+                    for (; i < count && pixel < pixels; ++i, ++pixel)
+                        to[target + pixel * at.stride(a.out.interleaved)].put(
+                            finish(from[source + pixel * at.stride(a.images.interleaved)].get(), noise[i]));
+                }
             }
         });
     }
