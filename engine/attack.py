@@ -57,7 +57,8 @@ def maximise(
     settings: AttackSettings,
     start: Tensor,
     *,
-    branch: str = "base",
+    layout: tuple[str, ...] = ("base",),
+    active: Tensor | None = None,
 ) -> Tensor:
     """Adversarial images ``x' <- clip01(clamp(x' + step_size * sign(g), x - epsilon, x + epsilon))``, `steps` times.
 
@@ -65,46 +66,18 @@ def maximise(
         images: [B, C, H, W] in [0, 1]; a constant of the attack.
         logit_gradient: maps logits [B, K] to dL/dlogits [B, K] of the loss to be ascended, at any positive scale.
         start: perturbation added to the images at the start (`draw_start`); the sum is clipped to [0, 1].
+        layout: branch of every equal group of the batch; all groups are attacked in one pass.
+        active: bool [B, C, H, W] that receives where dx'/dx = 1, for `along_projection`.
 
     Returns:
         [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
     """
-    return _ascend(view, images.detach(), logit_gradient, settings, start, branch, active=None)
-
-
-def maximise_with_path(
-    view: FrozenView,
-    images: Tensor,
-    logit_gradient: LogitGradient,
-    settings: AttackSettings,
-    start: Tensor,
-    *,
-    branch: str = "base",
-) -> Tensor:
-    """Like `maximise`, but the result is differentiable in `images` through the last projection.
-
-    Where a bound of the box around x was active in the last step, dx'/dx = 1, elsewhere 0; the clip to [0, 1] masks too.
-    """
-    active = torch.empty_like(images, dtype=torch.bool)
-    adversarial = _ascend(view, images.detach(), logit_gradient, settings, start, branch, active=active)
-    return _ProjectionPath.apply(images, adversarial, active)
-
-
-def _ascend(
-    view: FrozenView,
-    images: Tensor,
-    logit_gradient: LogitGradient,
-    settings: AttackSettings,
-    start: Tensor,
-    branch: str,
-    *,
-    active: Tensor | None,
-) -> Tensor:
+    images = images.detach()
     adversarial = (images + start).clamp_(0.0, 1.0)
     for index in range(settings.steps):
         inputs = adversarial.to(dtype=view.dtype, memory_format=view.memory_format, copy=True).requires_grad_()
         with torch.enable_grad():
-            logits = view.logits(inputs, branch)
+            logits = view.logits(inputs, layout)
         (gradient,) = torch.autograd.grad(logits, inputs, logit_gradient(logits.detach()))
         pgd_step(
             adversarial,
@@ -118,7 +91,16 @@ def _ascend(
     return adversarial
 
 
-class _ProjectionPath(torch.autograd.Function):
+def along_projection(images: Tensor, adversarial: Tensor, active: Tensor) -> Tensor:
+    """`adversarial` as a function of `images` through the attack's last projection.
+
+    Where a bound of the box around x was active in the last step, dx'/dx = 1, elsewhere 0; the clip to [0, 1] masks too.
+    All three are [B, C, H, W]; `active` is the one that `maximise` filled.
+    """
+    return _Projection.apply(images, adversarial, active)
+
+
+class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, adversarial: Tensor, active: Tensor) -> Tensor:
         ctx.save_for_backward(active)

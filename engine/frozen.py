@@ -6,60 +6,65 @@ five or ten times per step holds neither BatchNorm nor anything that autograd wo
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from typing import Literal
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
-from engine.branches import BranchedBatchNorm, branch_layout, branch_names
+from engine import folding
+from engine.branches import branch_layout
 
-
-class ChannelAffine(nn.Module):
-    """``scale[c] * features + shift[c]``: a BatchNorm in eval mode that no convolution precedes."""
-
-    def __init__(self, channels: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(channels, device=device, dtype=dtype))
-        self.register_buffer("shift", torch.zeros(channels, device=device, dtype=dtype))
-
-    def forward(self, features: Tensor) -> Tensor:
-        shape = (1, -1) + (1,) * (features.ndim - 2)
-        return torch.addcmul(self.shift.view(shape), features, self.scale.view(shape))
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, BranchedBatchNorm) or super().is_leaf_module(module, qualified_name)
+Branching = Literal["folded", "grouped"]
 
 
 class FrozenView:
-    """Differentiable-in-the-image, constant-in-the-weights view of a model, one callable per branch.
+    """Differentiable-in-the-image, constant-in-the-weights view of a model.
 
     Args:
         model: a network whose ``forward(images)`` gives logits; branched or plain.
-        branches: the branches that will be attacked.
+        layouts: the layouts that `logits` will be asked for; each a tuple of branches, one per equal group of the batch.
         dtype: compute dtype of weights and activations; logits come back in at least float32.
         memory_format: of the convolution weights and the images.
+        branching: ``"folded"`` keeps one folded weight set per branch and runs the groups one by one (on a GPU side by
+            side, on streams of their own); ``"grouped"`` runs all groups as one batch whose BatchNorm is an affine per
+            group.
+        compiled: run every branch (or layout) through torch.compile.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        branches: Sequence[str] = ("base",),
+        layouts: Sequence[tuple[str, ...]] = (("base",),),
         *,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        branching: Branching = "folded",
+        compiled: bool = False,
     ) -> None:
+        if branching not in ("folded", "grouped"):
+            raise ValueError(f"branching must be 'folded' or 'grouped'; got {branching!r}")
         self.dtype = dtype
         self.memory_format = memory_format
-        self._refreshers: list[Callable[[], None]] = []
-        self._forwards: dict[str, Callable[[Tensor], Tensor]] = {}
-        graph = _traced(model)
-        for branch in branches:
-            self._forwards[branch] = self._unfolded(model, branch) if graph is None else self._folded(model, graph, branch)
+        self._refreshers: folding.Refreshers = []
+        self._groups: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
+        self._streams: list[torch.cuda.Stream] = []
+        graph = folding.trace(model)
+        if graph is None or branching == "folded":
+            units = dict.fromkeys((branch,) for layout in layouts for branch in layout)
+        else:
+            units = dict.fromkeys(layouts)
+        for unit in units:
+            if graph is None:
+                forward = self._unfolded(model, unit[0])
+            elif len(unit) == 1:
+                forward = folding.folded(model, graph, unit[0], self._refreshers, dtype, memory_format)
+            else:
+                forward = folding.grouped(model, graph, unit, self._refreshers, dtype, memory_format)
+            self._groups[unit] = torch.compile(forward, dynamic=False) if compiled else forward
+        device = next(model.parameters()).device
+        if device.type == "cuda" and branching == "folded":
+            self._streams = [torch.cuda.Stream(device) for _ in range(max(map(len, layouts)) - 1)]
         self.refresh()
 
     @torch.no_grad()
@@ -68,137 +73,43 @@ class FrozenView:
         for refresh in self._refreshers:
             refresh()
 
-    def logits(self, images: Tensor, branch: str = "base") -> Tensor:
-        """[B, C, H, W] in [0, 1] of any float dtype -> [B, K] in float32 (float64 for a float64 view)."""
+    def logits(self, images: Tensor, layout: tuple[str, ...] = ("base",)) -> Tensor:
+        """[B, C, H, W] in [0, 1], group i of `len(layout)` equal ones on branch layout[i] -> [B, K] in float32.
+
+        float64 for a float64 view. Any float dtype and memory format is taken.
+        """
         inputs = images.to(dtype=self.dtype, memory_format=self.memory_format)
-        logits = self._forwards[branch](inputs)
+        if layout in self._groups:
+            logits = self._groups[layout](inputs)
+        else:
+            logits = self._side_by_side(inputs.chunk(len(layout)), layout)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _folded(self, model: nn.Module, traced: fx.Graph, branch: str) -> nn.Module:
-        graph = fx.Graph()
-        graph.output(graph.graph_copy(traced, {}))
-        modules: dict[str, nn.Module] = {}
-        sources = dict(model.named_modules())
-        calls = [node for node in graph.nodes if node.op == "call_module"]
-        called = [node.target for node in calls]
-        for node in calls:
-            norm = _selected(sources[node.target], branch)
-            if not isinstance(norm, _BatchNorm):
-                continue
-            producer = node.args[0]
-            convolution = sources.get(producer.target) if producer.op == "call_module" else None
-            alone = convolution is not None and len(producer.users) == 1 and called.count(producer.target) == 1
-            if alone and isinstance(convolution, nn.Conv2d | nn.Linear) and called.count(node.target) == 1:
-                modules[producer.target] = self._folded_layer(convolution, norm)
-                node.replace_all_uses_with(producer)
-                graph.erase_node(node)
-            else:
-                modules[node.target] = self._affine(norm)
-        for name in called:
-            if name not in modules and not isinstance(_selected(sources[name], branch), _BatchNorm):
-                modules[name] = self._copied(sources[name])
-        return fx.GraphModule(_nested(modules), graph).eval()
+    def _side_by_side(self, groups: Sequence[Tensor], layout: tuple[str, ...]) -> Tensor:
+        """Every group through its branch's weights; on a GPU all but the first on a stream of its own.
 
-    def _folded_layer(self, layer: nn.Conv2d | nn.Linear, norm: _BatchNorm) -> nn.Module:
-        folded = deepcopy(layer)
-        channels = layer.weight.shape[0]
-        folded.bias = nn.Parameter(layer.weight.new_zeros(channels))
-        self._freeze(folded)
-        shape = (-1,) + (1,) * (layer.weight.ndim - 1)
-
-        def refresh() -> None:
-            scale, shift = _scale_and_shift(norm)
-            folded.weight.copy_(layer.weight * scale.view(shape))
-            folded.bias.copy_(shift if layer.bias is None else shift + layer.bias * scale)
-
-        self._refreshers.append(refresh)
-        return folded
-
-    def _affine(self, norm: _BatchNorm) -> nn.Module:
-        reference = next(norm.buffers())
-        affine = ChannelAffine(norm.num_features, reference.device, self.dtype)
-
-        def refresh() -> None:
-            scale, shift = _scale_and_shift(norm)
-            affine.scale.copy_(scale)
-            affine.shift.copy_(shift)
-
-        self._refreshers.append(refresh)
-        return affine
-
-    def _copied(self, layer: nn.Module) -> nn.Module:
-        frozen = deepcopy(layer).eval()
-        self._freeze(frozen)
-        live = [*layer.parameters(), *layer.buffers()]
-        copies = [*frozen.parameters(), *frozen.buffers()]
-        if live:
-            self._refreshers.append(lambda: torch._foreach_copy_(copies, live))
-        return frozen
-
-    def _freeze(self, layer: nn.Module) -> None:
-        layer.requires_grad_(False).to(dtype=self.dtype)
-        if any(parameter.ndim == 4 for parameter in layer.parameters()):
-            layer.to(memory_format=self.memory_format)
+        The backward pass runs each group on the stream of its forward; in a CUDA graph these are parallel branches.
+        """
+        if not self._streams:
+            return torch.cat([self._groups[(branch,)](group) for group, branch in zip(groups, layout, strict=True)])
+        here = torch.cuda.current_stream()
+        others = []
+        for stream, group, branch in zip(self._streams, groups[1:], layout[1:], strict=False):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                others.append(self._groups[(branch,)](group))
+        results = [self._groups[(layout[0],)](groups[0])]
+        for stream, result in zip(self._streams, others, strict=False):
+            here.wait_stream(stream)
+            result.record_stream(here)
+            results.append(result)
+        return torch.cat(results)
 
     def _unfolded(self, model: nn.Module, branch: str) -> Callable[[Tensor], Tensor]:
-        frozen = deepcopy(model).eval()
-        self._freeze(frozen)
-        live = [*model.parameters(), *model.buffers()]
-        copies = [*frozen.parameters(), *frozen.buffers()]
-        self._refreshers.append(lambda: torch._foreach_copy_(copies, live))
+        copy = folding.frozen_copy(model, self._refreshers, self.dtype, self.memory_format)
 
         def forward(images: Tensor) -> Tensor:
-            with branch_layout(frozen, (branch,)):
-                return frozen(images)
+            with branch_layout(copy, (branch,)):
+                return copy(images)
 
         return forward
-
-
-def _traced(model: nn.Module) -> fx.Graph | None:
-    """The model's graph in eval mode; None, with a warning, where the model's Python cannot be traced or folded."""
-    try:
-        graph = _Tracer().trace(deepcopy(model).eval())
-    except Exception as reason:  # fx raises whatever the untraceable code happens to raise
-        problem = f"{type(reason).__name__}: {reason}"
-    else:
-        loose = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-        if not loose:
-            return graph
-        problem = f"it reads {', '.join(loose)} outside a layer"
-    warnings.warn(
-        f"{type(model).__name__} cannot be traced ({problem}); its BatchNorm stays unfolded in the attack, "
-        "which is slower and gives the same numbers",
-        stacklevel=4,
-    )
-    return None
-
-
-def _selected(module: nn.Module, branch: str) -> nn.Module:
-    if not isinstance(module, BranchedBatchNorm):
-        return module
-    if branch not in module:
-        raise ValueError(f"the model has the branches {', '.join(branch_names(module))}, not {branch}")
-    return module[branch]
-
-
-def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a BatchNorm without running statistics cannot be frozen; use track_running_stats=True")
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight
-        return scale, norm.bias - norm.running_mean * scale
-    return scale, -norm.running_mean * scale
-
-
-def _nested(modules: dict[str, nn.Module]) -> nn.Module:
-    root = nn.Module()
-    for path, module in modules.items():
-        parent = root
-        *parents, leaf = path.split(".")
-        for name in parents:
-            if not hasattr(parent, name):
-                parent.add_module(name, nn.Module())
-            parent = getattr(parent, name)
-        parent.add_module(leaf, module)
-    return root

@@ -23,8 +23,8 @@ class Method(Protocol):
         """Branch of every group of the joint pass, in the order in which running statistics are updated."""
 
     @property
-    def attacked_branches(self) -> tuple[str, ...]:
-        """Branches that the frozen view must hold; empty where nothing is attacked."""
+    def view_layouts(self) -> tuple[tuple[str, ...], ...]:
+        """Layouts that the frozen view is asked for; empty where nothing is attacked."""
 
     @property
     def adversarial_group(self) -> int:

@@ -60,10 +60,10 @@ class TrainingStep:
             self.second_player.train()
             self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
         self.view: FrozenView | None = None
-        if method.attacked_branches:
+        if method.view_layouts:
             self.view = FrozenView(
                 model,
-                method.attacked_branches,
+                method.view_layouts,
                 dtype=self.precision.dtype,
                 memory_format=self.precision.memory_format,
             )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dat.generator import AmplitudeGenerator
 from dat.losses import dat_attack_targets, dat_loss_terms, soft_target_ascent
 from dat.methods.protocol import MethodEntry, Task
-from engine.attack import AttackSettings, LogitGradient, draw_start, maximise, maximise_with_path
+from engine.attack import AttackSettings, along_projection, draw_start, maximise
 from engine.data import Augmentation, Batch, draw
 from engine.frozen import FrozenView
 from engine.method import Noise
@@ -62,7 +62,7 @@ class DAT:
     """See the module; `groups` gives x, x', the mixed image and its x', in that order."""
 
     layout = ("base", "base", "mix", "mix")
-    attacked_branches = ("base", "mix")
+    view_layouts = (("base",), ("mix",), ("base", "mix"))
     adversarial_group = 1
 
     def __init__(self, settings: DATSettings, task: Task) -> None:
@@ -110,12 +110,26 @@ class DAT:
             source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
         )
         with torch.no_grad():
-            clean_mixed = view.logits(mixed.detach(), "mix")
-        maximise_mixed = maximise_with_path if self.settings.attack_path_gradient else maximise
-        adversarial = maximise(view, images, self._ascent(clean, batch.targets), self.attack, noise["start"])
-        mixed_adversarial = maximise_mixed(
-            view, mixed, self._ascent(clean_mixed, batch.targets), self.attack, noise["mixed_start"], branch="mix"
+            clean_mixed = view.logits(mixed.detach(), ("mix",))
+        both = torch.cat([images, mixed.detach()])
+        soft_targets = dat_attack_targets(
+            torch.cat([clean, clean_mixed]),
+            torch.cat([batch.targets, batch.targets]),
+            beta=self.settings.beta,
+            label_smoothing=self.settings.label_smoothing,
         )
+        active = torch.empty_like(both, dtype=torch.bool) if self.settings.attack_path_gradient else None
+        adversarial, mixed_adversarial = maximise(
+            view,
+            both,
+            soft_target_ascent(soft_targets),
+            self.attack,
+            torch.cat([noise["start"], noise["mixed_start"]]),
+            layout=("base", "mix"),
+            active=active,
+        ).chunk(2)
+        if active is not None:
+            mixed_adversarial = along_projection(mixed, mixed_adversarial, active.chunk(2)[1])
         return images, adversarial, mixed, mixed_adversarial
 
     def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
@@ -130,12 +144,6 @@ class DAT:
             omega=self.settings.omega,
             label_smoothing=self.settings.label_smoothing,
         )
-
-    def _ascent(self, clean: Tensor, targets: Tensor) -> LogitGradient:
-        soft = dat_attack_targets(
-            clean, targets, beta=self.settings.beta, label_smoothing=self.settings.label_smoothing
-        )
-        return soft_target_ascent(soft)
 
 
 ENTRY = MethodEntry(

@@ -29,7 +29,7 @@ class PGDAT:
     """See the module; one group, x'."""
 
     layout = ("base",)
-    attacked_branches = ("base",)
+    view_layouts = (("base",),)
     adversarial_group = 0
     second_player = None
 

@@ -29,7 +29,7 @@ class Plain:
     """See the module; one group, x."""
 
     layout = ("base",)
-    attacked_branches = ()
+    view_layouts: tuple[tuple[str, ...], ...] = ()
     adversarial_group = 0
     second_player = None
 

@@ -37,7 +37,7 @@ class TRADES:
     """See the module; two groups, x and x'."""
 
     layout = ("base", "base")
-    attacked_branches = ("base",)
+    view_layouts = (("base",),)
     adversarial_group = 1
     second_player = None
 

@@ -80,7 +80,7 @@ def test_logits_in_eval_mode_and_frozen(branch):
     expected, _ = resnet_logits(values.model_state, values.batch.images, branch, training=False)
     with branch_layout(model, (branch,)):
         assert_close(model(values.batch.images), expected)
-    assert_close(FrozenView(model, (branch,), dtype=torch.float64).logits(values.batch.images, branch), expected)
+    assert_close(FrozenView(model, ((branch,),), dtype=torch.float64).logits(values.batch.images, (branch,)), expected)
     if branch == "base":
         assert_close(model(values.batch.images), expected)
 

@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dat import models
 from engine.branches import branch_layout, convert_batchnorm
-from engine.frozen import ChannelAffine, FrozenView
+from engine.folding import GroupAffine
+from engine.frozen import FrozenView
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -18,6 +19,9 @@ def randomised(model: nn.Module) -> nn.Module:
             noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) * 0.3
             tensor.copy_(noise.abs() + 0.5 if "running_var" in name else tensor + noise * 0.3)
     return model
+
+
+LAYOUTS = (("base",), ("mix",), ("base", "mix"))
 
 
 def images(size: int = 16) -> torch.Tensor:
@@ -36,22 +40,37 @@ def images(size: int = 16) -> torch.Tensor:
 @pytest.mark.parametrize("branch", ["base", "mix"])
 def test_view_equals_the_model_in_eval_mode(create, branch):
     model = randomised(create().double()).eval()
-    view = FrozenView(model, ("base", "mix"), dtype=torch.float64)
+    view = FrozenView(model, LAYOUTS, dtype=torch.float64)
     with branch_layout(model, (branch,)):
         inputs = images().requires_grad_()
         expected = model(inputs)
         (expected_gradient,) = torch.autograd.grad(expected.square().sum(), inputs)
     inputs = images().requires_grad_()
-    logits = view.logits(inputs, branch)
+    logits = view.logits(inputs, (branch,))
     (gradient,) = torch.autograd.grad(logits.square().sum(), inputs)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("branching", ["folded", "grouped"])
+def test_groups_of_a_layout_follow_their_branches(branching):
+    model = randomised(models.build("resnet18", num_classes=7, width=4).double()).eval()
+    view = FrozenView(model, LAYOUTS, dtype=torch.float64, branching=branching)
+    both = torch.cat([images(), images().flip(3)])
+    expected = []
+    for branch, group in zip(("base", "mix"), both.chunk(2), strict=True):
+        with branch_layout(model, (branch,)):
+            expected.append(model(group))
+    assert not torch.allclose(expected[0], expected[1])
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        logits = view.logits(both.contiguous(memory_format=memory_format), ("base", "mix"))
+        torch.testing.assert_close(logits, torch.cat(expected), rtol=1e-9, atol=1e-11)
+
+
 def test_no_batchnorm_is_left_and_nothing_wants_a_gradient():
-    view = FrozenView(models.build("resnet18", num_classes=7, width=4), ("base",))
-    modules = list(view._forwards["base"].modules())
-    assert not any("BatchNorm" in type(module).__name__ or isinstance(module, ChannelAffine) for module in modules)
+    view = FrozenView(models.build("resnet18", num_classes=7, width=4), (("base",),))
+    modules = list(view._groups[("base",)].modules())
+    assert not any("BatchNorm" in type(module).__name__ or isinstance(module, GroupAffine) for module in modules)
     assert not any(parameter.requires_grad for module in modules for parameter in module.parameters())
 
 
@@ -69,7 +88,7 @@ class ConvolutionBackwards(TorchDispatchMode):
 
 
 def test_the_attack_computes_no_weight_gradient():
-    view = FrozenView(models.build("resnet18", num_classes=7, width=4), ("base",))
+    view = FrozenView(models.build("resnet18", num_classes=7, width=4), (("base",),))
     inputs = torch.rand(2, 3, 16, 16).requires_grad_()
     logits = view.logits(inputs)
     with ConvolutionBackwards() as recorded:
@@ -79,26 +98,26 @@ def test_the_attack_computes_no_weight_gradient():
 
 def test_refresh_follows_the_model_in_place():
     model = randomised(models.build("resnet18", num_classes=7, width=4).double())
-    view = FrozenView(model, ("base", "mix"), dtype=torch.float64)
-    pointers = {name: tensor.data_ptr() for name, tensor in view._forwards["mix"].state_dict().items()}
+    view = FrozenView(model, LAYOUTS, dtype=torch.float64)
+    pointers = {name: tensor.data_ptr() for name, tensor in view._groups[("mix",)].state_dict().items()}
     with branch_layout(model.train(), ("mix",)):
         model(images()).sum().backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter -= 0.01 * parameter.grad
-    stale = view.logits(images(), "mix")
+    stale = view.logits(images(), ("mix",))
     view.refresh()
     with branch_layout(model.eval(), ("mix",)):
         expected = model(images())
-    torch.testing.assert_close(view.logits(images(), "mix"), expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(view.logits(images(), ("mix",)), expected, rtol=1e-9, atol=1e-11)
     assert not torch.allclose(stale, expected)
-    assert pointers == {name: tensor.data_ptr() for name, tensor in view._forwards["mix"].state_dict().items()}
+    assert pointers == {name: tensor.data_ptr() for name, tensor in view._groups[("mix",)].state_dict().items()}
 
 
 def test_the_model_keeps_its_mode_and_its_gradients():
     model = models.build("resnet18", num_classes=7, width=4).train()
-    FrozenView(model, ("base",))
+    FrozenView(model)
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -119,17 +138,17 @@ class Branching(nn.Module):
 def test_an_untraceable_model_is_served_unfolded_with_a_warning():
     model = randomised(convert_batchnorm(Branching()).double())
     with pytest.warns(UserWarning, match="Branching cannot be traced"):
-        view = FrozenView(model, ("base", "mix"), dtype=torch.float64)
+        view = FrozenView(model, LAYOUTS, dtype=torch.float64)
     twin = copy.deepcopy(model).eval()
     with branch_layout(twin, ("mix",)):
-        torch.testing.assert_close(view.logits(images(), "mix"), twin(images()))
+        torch.testing.assert_close(view.logits(images(), ("mix",)), twin(images()))
 
 
 def test_an_unknown_branch_is_named():
     with pytest.raises(ValueError, match="base, mix, not extra"):
-        FrozenView(models.build("resnet18", num_classes=7, width=4), ("extra",))
+        FrozenView(models.build("resnet18", num_classes=7, width=4), (("extra",),))
 
 
 def test_low_precision_logits_come_back_in_float32():
-    view = FrozenView(models.build("resnet18", num_classes=7, width=4), ("base",), dtype=torch.bfloat16)
+    view = FrozenView(models.build("resnet18", num_classes=7, width=4), (("base",),), dtype=torch.bfloat16)
     assert view.logits(torch.rand(2, 3, 16, 16)).dtype == torch.float32

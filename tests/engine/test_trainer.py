@@ -25,7 +25,7 @@ class Blur:
     """A minimal method with random numbers of its own: cross entropy on noisy images."""
 
     layout = ("base",)
-    attacked_branches = ()
+    view_layouts = ()
     adversarial_group = 0
     second_player = None
 
