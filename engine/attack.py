@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 
 from engine.frozen import FrozenView
+from engine.phases import phase
 from kernels import pgd_step
 
 LogitGradient = Callable[[Tensor], Tensor]
+
+FP16_MAGNITUDE = 256.0
+"""Largest component of dL/dlogits in float16: high enough for small image gradients, far from 65,504."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,22 +76,19 @@ def maximise(
     Returns:
         [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
     """
-    images = images.detach()
-    adversarial = (images + start).clamp_(0.0, 1.0)
-    for index in range(settings.steps):
-        inputs = adversarial.to(dtype=view.dtype, memory_format=view.memory_format, copy=True).requires_grad_()
-        with torch.enable_grad():
-            logits = view.logits(inputs, layout)
-        (gradient,) = torch.autograd.grad(logits, inputs, logit_gradient(logits.detach()))
-        pgd_step(
-            adversarial,
-            gradient,
-            images,
-            step_size=settings.step_size,
-            epsilon=settings.epsilon,
-            out=adversarial,
-            active=active if index == settings.steps - 1 else None,
-        )
+    with phase("attack"):
+        images = images.detach()
+        adversarial = (images + start).clamp_(0.0, 1.0)
+        for index in range(settings.steps):
+            pgd_step(
+                adversarial,
+                _image_gradient(view, adversarial, logit_gradient, layout),
+                images,
+                step_size=settings.step_size,
+                epsilon=settings.epsilon,
+                out=adversarial,
+                active=active if index == settings.steps - 1 else None,
+            )
     return adversarial
 
 
@@ -98,6 +99,19 @@ def along_projection(images: Tensor, adversarial: Tensor, active: Tensor) -> Ten
     All three are [B, C, H, W]; `active` is the one that `maximise` filled.
     """
     return _Projection.apply(images, adversarial, active)
+
+
+def _image_gradient(
+    view: FrozenView, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
+) -> Tensor:
+    inputs = images.to(dtype=view.dtype, memory_format=view.memory_format, copy=True).requires_grad_()
+    with torch.enable_grad():
+        logits = view.logits(inputs, layout)
+    ascent = logit_gradient(logits.detach())
+    if view.dtype == torch.float16:
+        # only the sign of each sample's gradient counts, so each may be scaled into float16's range
+        ascent = ascent * (FP16_MAGNITUDE / ascent.abs().amax(dim=1, keepdim=True).clamp_min(1e-30))
+    return torch.autograd.grad(logits, inputs, ascent)[0]
 
 
 class _Projection(torch.autograd.Function):

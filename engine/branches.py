@@ -78,13 +78,12 @@ def batchnorm_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, _BatchN
 
 
 def _copy_of(layer: _BatchNorm) -> _BatchNorm:
-    weight = layer.weight if layer.affine else layer.running_mean
-    placement = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
-    copy = type(layer)(
-        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, **placement
-    )
-    copy.load_state_dict(layer.state_dict())
-    return copy.train(layer.training)
+    reference = layer.weight if layer.affine else layer.running_mean
+    twin = type(layer)(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+    if reference is not None:
+        twin.to(device=reference.device, dtype=reference.dtype)
+    twin.load_state_dict(layer.state_dict())
+    return twin.train(layer.training)
 
 
 def branch_names(model: nn.Module) -> tuple[str, ...]:

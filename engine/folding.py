@@ -22,6 +22,9 @@ Refreshers = list[Callable[[], None]]
 class GroupAffine(nn.Module):
     """``scale[g, c] * features + shift[g, c]`` for each of G equal groups of the batch: BatchNorm in eval mode."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, norms: list[_BatchNorm], dtype: torch.dtype) -> None:
         super().__init__()
         device = next(norms[0].buffers()).device
@@ -116,8 +119,12 @@ def frozen_copy(
     copy = _frozen(deepcopy(layer).eval(), dtype, memory_format)
     live = [*layer.parameters(), *layer.buffers()]
     copies = [*copy.parameters(), *copy.buffers()]
+
+    def refresh() -> None:
+        torch._foreach_copy_(copies, live)
+
     if live:
-        refreshers.append(lambda: torch._foreach_copy_(copies, live))
+        refreshers.append(refresh)
     return copy
 
 
@@ -142,20 +149,20 @@ def _folded_layer(
     memory_format: torch.memory_format,
 ) -> nn.Module:
     result = deepcopy(layer)
-    result.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
+    bias = result.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
     _frozen(result, dtype, memory_format)
     shape = (-1,) + (1,) * (layer.weight.ndim - 1)
 
     def refresh() -> None:
         scale, shift = _scale_and_shift(norm)
         result.weight.copy_(layer.weight * scale.view(shape))
-        result.bias.copy_(shift if layer.bias is None else shift + layer.bias * scale)
+        bias.copy_(shift if layer.bias is None else shift + layer.bias * scale)
 
     refreshers.append(refresh)
     return result
 
 
-def _affine(norms: list[_BatchNorm], refreshers: Refreshers, dtype: torch.dtype) -> nn.Module:
+def _affine(norms: list[_BatchNorm], refreshers: Refreshers, dtype: torch.dtype) -> GroupAffine:
     affine = GroupAffine(norms, dtype)
 
     def refresh() -> None:

@@ -50,11 +50,10 @@ class FrozenView:
         self._groups: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
         self._streams: list[torch.cuda.Stream] = []
         graph = folding.trace(model)
-        if graph is None or branching == "folded":
-            units = dict.fromkeys((branch,) for layout in layouts for branch in layout)
-        else:
-            units = dict.fromkeys(layouts)
-        for unit in units:
+        one_by_one = graph is None or branching == "folded"
+        units = [(branch,) for layout in layouts for branch in layout] if one_by_one else list(layouts)
+        forward: Callable[[Tensor], Tensor]
+        for unit in dict.fromkeys(units):
             if graph is None:
                 forward = self._unfolded(model, unit[0])
             elif len(unit) == 1:

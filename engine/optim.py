@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,10 +29,19 @@ class SGDSettings:
 
 
 def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: bool = False) -> torch.optim.SGD:
-    """torch's fused SGD; `maximize` makes it ascend, as the second player of a min-max game does."""
+    """torch's fused SGD; `maximize` makes it ascend, as the second player of a min-max game does.
+
+    Its learning rate is a tensor on the parameters' device, so that a captured graph follows the schedule.
+    """
+    parameters = list(parameters)
+    device = parameters[0].device
+    # the CUDA kernel reads a float; the CPU's takes a double and so keeps float64 checks exact
+    rate = torch.tensor(
+        settings.learning_rate, device=device, dtype=torch.float32 if device.type == "cuda" else torch.float64
+    )
     optimizer = torch.optim.SGD(
-        list(parameters),
-        lr=settings.learning_rate,
+        parameters,
+        lr=rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=settings.nesterov,
@@ -46,8 +56,18 @@ def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Write the rate into the optimiser's tensor, in place."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"].fill_(learning_rate)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a `state_dict` in place: a captured graph goes on reading the same tensors."""
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        group["lr"].copy_(saved["lr"])
+        for index, parameter in zip(saved["params"], group["params"], strict=True):
+            for name, value in state["state"].get(index, {}).items():
+                optimizer.state[parameter][name].copy_(value)
 
 
 def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: torch.Tensor) -> None:
@@ -58,4 +78,4 @@ def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: torch.Tensor)
     try:
         optimizer.step()
     finally:
-        del optimizer.grad_scale, optimizer.found_inf
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]

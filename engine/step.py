@@ -7,7 +7,9 @@ the new theta, as the DAT authors' code does.
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,10 +17,11 @@ from torch import Tensor, nn
 
 from engine.branches import branch_layout
 from engine.data import Batch
-from engine.frozen import FrozenView
+from engine.frozen import Branching, FrozenView
 from engine.method import Method, Noise
 from engine.nonfinite import NonFiniteGuard
-from engine.optim import SGDSettings, sgd
+from engine.optim import SGDSettings, load_optimizer_state, sgd
+from engine.phases import phase
 from engine.precision import Precision
 
 UpdateMode = Literal["joint", "alternating"]
@@ -32,6 +35,8 @@ class TrainingStep:
         model: on its device, in float32 (float64 under ``fp64``), branched as the method's layout needs.
         method: see `engine.method.Method`.
         update: how the second player's gradient is obtained; without one both modes are the same.
+        branching: how the frozen view runs groups of several branches, see `engine.frozen.FrozenView`.
+        compiled: run frozen view, joint forward and losses through torch.compile; shapes are static.
         seed: of the step's own random numbers (start noise, latent codes, mixing weights).
     """
 
@@ -44,6 +49,8 @@ class TrainingStep:
         second_optimizer: SGDSettings | None = None,
         precision: Precision | None = None,
         update: UpdateMode = "joint",
+        branching: Branching = "folded",
+        compiled: bool = False,
         seed: int = 0,
     ) -> None:
         if update not in ("joint", "alternating"):
@@ -66,16 +73,24 @@ class TrainingStep:
                 method.view_layouts,
                 dtype=self.precision.dtype,
                 memory_format=self.precision.memory_format,
+                branching=branching,
+                compiled=compiled,
             )
+        self._forward: Callable[[Tensor], Tensor] = model
+        self._losses = method.losses
+        if compiled:
+            self._forward = torch.compile(model, dynamic=False)
+            self._losses = torch.compile(method.losses, dynamic=False)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.guard = NonFiniteGuard(model, self.second_player, scales_loss=self.precision.scales_loss)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
         """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""
         self.guard.begin_step()
-        with torch.no_grad():
-            if self.view is not None:
+        if self.view is not None:
+            with phase("clean forward"):
                 self.view.refresh()
+        with torch.no_grad():
             noise = self.method.draw(batch, self.generator) if noise is None else noise
         groups = self.method.groups(self.view, batch, noise)
         if self.second_player is None or self.update == "joint":
@@ -90,32 +105,37 @@ class TrainingStep:
         return metrics
 
     def _update_both(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
-        logits = self._train_logits(groups, self.method.layout)
-        terms = self.method.losses(logits, targets)
+        with phase("joint"):
+            logits = self._train_logits(groups, self.method.layout)
+            terms = self._losses(logits, targets)
         psi = [] if self.second_player is None else list(self.second_player.parameters())
         self._apply(terms["loss"], [*self.model.parameters(), *psi], self.optimizer, self.second_optimizer)
         return logits, terms
 
     def _update_in_turn(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
-        logits = self._train_logits(tuple(group.detach() for group in groups), self.method.layout)
-        terms = self.method.losses(logits, targets)
+        with phase("joint"):
+            logits = self._train_logits(tuple(group.detach() for group in groups), self.method.layout)
+            terms = self._losses(logits, targets)
         self._apply(terms["loss"], list(self.model.parameters()), self.optimizer)
         assert self.second_player is not None
-        at_new_theta = self.method.losses(self._logits_for_second_player(groups), targets)["loss"]
+        with phase("joint"):
+            at_new_theta = self._losses(self._logits_for_second_player(groups), targets)["loss"]
         self._apply(at_new_theta, list(self.second_player.parameters()), self.second_optimizer)
         return logits, terms
 
     def _apply(
         self, loss: Tensor, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer | None
     ) -> None:
-        gradients = torch.autograd.grad(self.guard.scaled(loss), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.guard.check(loss, parameters)
-        for optimizer in optimizers:
-            if optimizer is not None:
-                self.guard.step(optimizer)
-        self.guard.settle()
+        with phase("joint"):
+            gradients = torch.autograd.grad(self.guard.scaled(loss), parameters)
+        with phase("optimiser"):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            self.guard.check(loss, parameters)
+            for optimizer in optimizers:
+                if optimizer is not None:
+                    self.guard.step(optimizer)
+            self.guard.settle()
 
     def _logits_for_second_player(self, groups: Groups) -> Groups:
         """Train-mode logits in layout order; groups that do not depend on the second player are passed without a graph."""
@@ -130,7 +150,7 @@ class TrainingStep:
     def _train_logits(self, groups: Groups, layout: tuple[str, ...]) -> Groups:
         images = torch.cat(groups).contiguous(memory_format=self.precision.memory_format)
         with branch_layout(self.model, layout), self.precision.autocast(self.device):
-            logits = self.model(images)
+            logits = self._forward(images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).chunk(len(groups))
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,10 +165,21 @@ class TrainingStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what `state_dict` gave, in place."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         if self.second_player is not None and self.second_optimizer is not None:
             self.second_player.load_state_dict(state["second_player"])
-            self.second_optimizer.load_state_dict(state["second_optimizer"])
+            load_optimizer_state(self.second_optimizer, state["second_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.guard.load_state_dict(state["guard"])
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of `state_dict` that later steps do not change."""
+        return copy.deepcopy(self.state_dict())
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a snapshot, in place; what the view was refreshed from is refreshed again."""
+        self.load_state_dict(snapshot)
+        if self.view is not None:
+            self.view.refresh()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoint import CheckpointError
-from engine.data import Loader
+from engine.data import Batch, Loader, prefetched
 from engine.interruption import Interruption
 from engine.optim import set_learning_rate
 from engine.progress import EpochRow, Progress
@@ -54,6 +54,7 @@ class Trainer:
     """Runs a `TrainingStep` over a loader and leaves a run directory behind.
 
     Args:
+        execute: takes a batch through the step; None: `step` itself. A `engine.graph.GraphedStep` of it, say.
         validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
             maximises. None: no validation, and the newest checkpoint is the result.
         identity: JSON description of the experiment, stored in every checkpoint; a checkpoint of another one is refused.
@@ -68,6 +69,7 @@ class Trainer:
         progress: Progress,
         *,
         identity: Mapping[str, Any],
+        execute: Callable[[Batch], dict[str, Tensor]] | None = None,
         validate: Validate | None = None,
         select_by: str = "pgd20",
     ) -> None:
@@ -76,6 +78,7 @@ class Trainer:
         self.plan = plan
         self.run = run
         self.progress = progress
+        self.execute = execute or step
         self.identity = dict(identity)
         self.validate = validate
         self.select_by = select_by
@@ -125,13 +128,13 @@ class Trainer:
         window_start = clock = self._epoch_started = time.perf_counter()
         window_steps = 0
         shows_every_step = self.step.device.type == "cpu"
-        for batch in self.loader.epoch(position.epoch, start_step=first):
+        for batch in prefetched(self.loader.epoch(position.epoch, start_step=first), self.step.device):
             if self.plan.max_steps is not None and position.step >= self.plan.max_steps:
                 return "step limit"
             fraction = position.epoch + position.step_in_epoch / self.loader.steps_per_epoch
             learning_rate = self.plan.learning_rate * self.plan.schedule.factor(fraction, self.plan.epochs)
             set_learning_rate(self.step.optimizer, learning_rate)
-            metrics = self.step(batch)
+            metrics = self.execute(batch)
             _add(self._epoch_sums, metrics)
             _add(self._recent_sums, metrics)
             position.step += 1
@@ -206,7 +209,7 @@ class Trainer:
             "epoch": position.epoch,
             **{f"epoch_{name}": value for name, value in means.items()},
             **{f"validation_{name}": value for name, value in validation.items()},
-            "lr": self.step.optimizer.param_groups[0]["lr"],
+            "lr": float(self.step.optimizer.param_groups[0]["lr"]),
             "seconds": position.seconds,
             "best": improved,
         }

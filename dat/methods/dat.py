@@ -19,6 +19,7 @@ from engine.attack import AttackSettings, along_projection, draw_start, maximise
 from engine.data import Augmentation, Batch, draw
 from engine.frozen import FrozenView
 from engine.method import Noise
+from engine.phases import phase
 from engine.step import UpdateMode
 from kernels import amplitude_mix
 
@@ -98,18 +99,19 @@ class DAT:
     def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
         assert view is not None
         images = batch.images
-        with torch.no_grad():
+        with torch.no_grad(), phase("clean forward"):
             if self.settings.mix_source == "original":
                 source = batch.originals
                 clean, condition = view.logits(torch.cat([images, source])).chunk(2)
             else:
                 source = images
                 clean = condition = view.logits(images)
-        amplitude = self.generator(noise["latent"], condition)
-        mixed = amplitude_mix(
-            source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
-        )
-        with torch.no_grad():
+        with phase("mix"):
+            amplitude = self.generator(noise["latent"], condition)
+            mixed = amplitude_mix(
+                source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
+            )
+        with torch.no_grad(), phase("clean forward"):
             clean_mixed = view.logits(mixed.detach(), ("mix",))
         both = torch.cat([images, mixed.detach()])
         soft_targets = dat_attack_targets(

@@ -14,6 +14,7 @@ from engine.attack import AttackSettings, draw_start, maximise
 from engine.data import Batch
 from engine.frozen import FrozenView
 from engine.method import Noise
+from engine.phases import phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ class TRADES:
 
     def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
         assert view is not None
-        with torch.no_grad():
+        with torch.no_grad(), phase("clean forward"):
             clean = view.logits(batch.images).softmax(dim=1)
         return batch.images, maximise(view, batch.images, soft_target_ascent(clean), self.attack, noise["start"])
 

@@ -5,6 +5,7 @@ from engine.data.augmentation import Augmentation, draw
 from engine.data.batch import Batch, Loader
 from engine.data.errors import DataError
 from engine.data.evaluation import batches
+from engine.data.prefetch import prefetched
 from engine.data.resident import ResidentLoader
 from engine.data.sources import SOURCES, describe, load
 from engine.data.torchvision_loader import TorchvisionLoader
@@ -25,6 +26,7 @@ __all__ = [
     "hold_out",
     "load",
     "mean_amplitude",
+    "prefetched",
     "take",
     "unit_range",
 ]
