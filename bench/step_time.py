@@ -33,7 +33,9 @@ IMAGE_SHAPE = (3, 32, 32)
 
 
 def engine_step(method: str, width: int, precision: Precision, device: torch.device) -> Callable[[Batch], object]:
-    task = Task(num_classes=10, image_shape=IMAGE_SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(IMAGE_SHAPE))
+    task = Task(
+        num_classes=10, image_shape=IMAGE_SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(IMAGE_SHAPE)
+    )
     entry = METHODS[method]
     torch.manual_seed(0)
     model = models.build("resnet18", num_classes=10, width=width, branches=tuple(dict.fromkeys(entry.layout)))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dat import models
 from dat.methods import METHODS, Task
 from dat.recipes import Recipe
 from engine.data import (
     Augmentation,
+    Batch,
     ImageArrays,
     Loader,
     ResidentLoader,
@@ -23,7 +26,9 @@ from engine.data import (
     mean_amplitude,
     take,
 )
+from engine.graph import GraphedStep
 from engine.method import Method
+from engine.step import TrainingStep
 
 LOADERS = {"resident": ResidentLoader, "torchvision": TorchvisionLoader}
 
@@ -52,7 +57,9 @@ def choose_device(name: str | None) -> torch.device:
     if device.type == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= found:
-            raise ValueError(f"device {name} is not there: torch {torch.__version__} sees {found} CUDA devices; use cpu")
+            raise ValueError(
+                f"device {name} is not there: torch {torch.__version__} sees {found} CUDA devices; use cpu"
+            )
     elif device.type != "cpu":
         raise ValueError(f"device {name} is not supported; use cpu or cuda")
     return device
@@ -119,3 +126,34 @@ def build_method(recipe: Recipe, train: ImageArrays, device: torch.device) -> Me
     if method.second_player is not None:
         method.second_player.to(device)
     return method
+
+
+def build_step(recipe: Recipe, model: nn.Module, method: Method) -> TrainingStep:
+    """The training step of `recipe` on the model's device; `executor` says how it is called."""
+    device = next(model.parameters()).device
+    branching = recipe.engine.branching
+    if branching == "auto":
+        branching = "grouped" if device.type == "cuda" else "folded"
+    return TrainingStep(
+        model,
+        method,
+        optimizer=recipe.optimizer,
+        second_optimizer=recipe.generator_optimizer,
+        precision=recipe.precision.on(device),
+        update=getattr(recipe.settings, "generator_update", "joint"),
+        branching=branching,
+        compiled=execution(recipe, device) != "eager",
+        seed=recipe.seed,
+    )
+
+
+def executor(recipe: Recipe, step: TrainingStep) -> Callable[[Batch], dict[str, Tensor]]:
+    """What takes a batch through `step`: the step itself, or its graph."""
+    return GraphedStep(step) if execution(recipe, step.device) == "graphed" else step
+
+
+def execution(recipe: Recipe, device: torch.device) -> Literal["eager", "compiled", "graphed"]:
+    """The recipe's way of running the step, with ``auto`` decided for `device`."""
+    if recipe.engine.execution == "auto":
+        return "graphed" if device.type == "cuda" else "eager"
+    return recipe.engine.execution

@@ -60,9 +60,7 @@ class AmplitudeGenerator(nn.Module):
         """
         state = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
         own = {name: tensor for name, tensor in self.state_dict().items() if name != "amplitude_scale"}
-        wrong = sorted(set(own) ^ set(state)) or sorted(
-            name for name in own if own[name].shape != state[name].shape
-        )
+        wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
         if wrong:
             raise ValueError(
                 f"this checkpoint does not fit a generator of {self.image_shape} amplitudes: "

@@ -78,7 +78,9 @@ def dat_loss_terms(
 ) -> dict[str, Tensor]:
     """`dat_loss` as ``loss`` together with its terms ``clean_loss``, ``mixed_loss`` (both L_AT) and ``js`` (unweighted)."""
     clean_loss = adversarial_training_loss(clean, adversarial, targets, beta=beta, label_smoothing=label_smoothing)
-    mixed_loss = adversarial_training_loss(mixed, mixed_adversarial, targets, beta=beta, label_smoothing=label_smoothing)
+    mixed_loss = adversarial_training_loss(
+        mixed, mixed_adversarial, targets, beta=beta, label_smoothing=label_smoothing
+    )
     js = js_divergence(clean, mixed)
     return {
         "loss": (clean_loss + mixed_loss) / 2 + omega * js,

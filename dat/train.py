@@ -12,7 +12,17 @@ import torch
 from torch import nn
 
 from dat.evaluate import TITLES, Accuracy, evaluate, parse_attacks
-from dat.experiment import TrainingData, build_method, build_model, choose_device, load_test_data, load_training_data
+from dat.experiment import (
+    TrainingData,
+    build_method,
+    build_model,
+    build_step,
+    choose_device,
+    execution,
+    executor,
+    load_test_data,
+    load_training_data,
+)
 from dat.recipes import Recipe, differences
 from engine.data import ImageArrays
 from engine.interruption import Interruption, parse_duration, process_start
@@ -62,15 +72,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     data = load_training_data(recipe, options.data_root, device)
     test = load_test_data(recipe, options.data_root, recipe.evaluation.limit)
     model = build_model(recipe).to(device)
-    step = TrainingStep(
-        model,
-        build_method(recipe, data.train, device),
-        optimizer=recipe.optimizer,
-        second_optimizer=recipe.generator_optimizer,
-        precision=recipe.precision,
-        update=getattr(recipe.settings, "generator_update", "joint"),
-        seed=recipe.seed,
-    )
+    step = build_step(recipe, model, build_method(recipe, data.train, device))
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     opened = RunDirectory.resume(path) if options.resume else RunDirectory.create(path, recipe.to_dict())
     with opened as run, open_progress(options.progress) as progress:
@@ -121,6 +123,7 @@ def _trainer(
         run,
         progress,
         identity=recipe.to_dict(),
+        execute=executor(recipe, step),
         validate=None if validation is None else validate,
     )
 
@@ -180,14 +183,13 @@ def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
         )
 
 
-def _title(
-    recipe: Recipe, device: torch.device, model: nn.Module, data: TrainingData, path: Path
-) -> dict[str, object]:
+def _title(recipe: Recipe, device: torch.device, model: nn.Module, data: TrainingData, path: Path) -> dict[str, object]:
     return {
         "recipe": recipe.name,
         "method": recipe.method,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": recipe.precision.name,
+        "precision": recipe.precision.on(device).name,
+        "execution": execution(recipe, device),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "images": len(data.train),
         "run": str(path),

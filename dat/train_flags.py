@@ -32,7 +32,11 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         "Flags",
         [
             ("experiment", Annotated[Recipe, tyro.conf.arg(name="")], field(default=default)),
-            ("settings", Annotated[type(default.settings), tyro.conf.arg(name=method)], field(default=default.settings)),
+            (
+                "settings",
+                Annotated[type(default.settings), tyro.conf.arg(name=method)],
+                field(default=default.settings),
+            ),
             ("run", Annotated[RunOptions, tyro.conf.arg(name="")], field(default=RunOptions())),
         ],
         kw_only=True,

@@ -101,9 +101,7 @@ def along_projection(images: Tensor, adversarial: Tensor, active: Tensor) -> Ten
     return _Projection.apply(images, adversarial, active)
 
 
-def _image_gradient(
-    view: FrozenView, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
-) -> Tensor:
+def _image_gradient(view: FrozenView, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]) -> Tensor:
     inputs = images.to(dtype=view.dtype, memory_format=view.memory_format, copy=True).requires_grad_()
     with torch.enable_grad():
         logits = view.logits(inputs, layout)

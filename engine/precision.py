@@ -6,29 +6,36 @@ Losses, softmax, BatchNorm statistics, master weights and the image itself are f
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+_AUTO = "auto"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Precision:
-    """Compute dtype and memory format of forward and backward passes.
-
-    ``fp64`` is for checks against float64 formulas; ``fp16`` needs the dynamic loss scale of `engine.step`.
-    """
+    """Compute dtype and memory format of forward and backward passes."""
 
     name: str = "fp32"
+    """fp32, bf16, fp16 (with a dynamic loss scale), fp64 (for checks), or auto: bf16 where the device multiplies it in
+    hardware, else fp32."""
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in _DTYPES:
-            raise ValueError(f"precision must be one of {', '.join(_DTYPES)}; got {self.name}")
+        if self.name != _AUTO and self.name not in _DTYPES:
+            raise ValueError(f"precision must be one of {', '.join((_AUTO, *_DTYPES))}; got {self.name}")
+
+    def on(self, device: torch.device) -> Precision:
+        """The policy with ``auto`` decided for `device`."""
+        if self.name != _AUTO:
+            return self
+        return replace(self, name="bf16" if _multiplies_bf16(device) else "fp32")
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of a decided policy."""
         return _DTYPES[self.name]
 
     @property
@@ -44,3 +51,10 @@ class Precision:
         if self.dtype in (torch.float32, torch.float64):
             return nullcontext()
         return torch.autocast(device.type, dtype=self.dtype)
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that is supported
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))

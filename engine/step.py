@@ -123,9 +123,7 @@ class TrainingStep:
         self._apply(at_new_theta, list(self.second_player.parameters()), self.second_optimizer)
         return logits, terms
 
-    def _apply(
-        self, loss: Tensor, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer | None
-    ) -> None:
+    def _apply(self, loss: Tensor, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer | None) -> None:
         with phase("joint"):
             gradients = torch.autograd.grad(self.guard.scaled(loss), parameters)
         with phase("optimiser"):
@@ -138,7 +136,7 @@ class TrainingStep:
             self.guard.settle()
 
     def _logits_for_second_player(self, groups: Groups) -> Groups:
-        """Train-mode logits in layout order; groups that do not depend on the second player are passed without a graph."""
+        """Train-mode logits in layout order; groups that do not depend on the second player build no graph."""
         logits: list[Tensor] = []
         pairs = zip(groups, self.method.layout, strict=True)
         for depends, run in itertools.groupby(pairs, key=lambda pair: pair[0].requires_grad):

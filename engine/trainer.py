@@ -57,7 +57,7 @@ class Trainer:
         execute: takes a batch through the step; None: `step` itself. A `engine.graph.GraphedStep` of it, say.
         validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
             maximises. None: no validation, and the newest checkpoint is the result.
-        identity: JSON description of the experiment, stored in every checkpoint; a checkpoint of another one is refused.
+        identity: JSON description of the experiment, stored in every checkpoint; one of another experiment is refused.
     """
 
     def __init__(
@@ -188,7 +188,9 @@ class Trainer:
         for name, value in {**row, "lr": learning_rate, "images_per_second": rate}.items():
             writer.add_scalar(f"train/{name}", value, position.step)
         if row["skipped"]:
-            self.progress.warn(f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite")
+            self.progress.warn(
+                f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
+            )
         self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
 
     def _finish_epoch(self) -> None:
@@ -258,7 +260,9 @@ class Trainer:
 def _add(sums: dict[str, Tensor], metrics: Mapping[str, Tensor]) -> None:
     """Add one step's scalars, on the device; a skipped step counts in `skipped` and in no other mean."""
     skipped = metrics["skipped"].double()
-    values = {name: value.double().masked_fill(skipped > 0, 0.0) for name, value in metrics.items() if name != "skipped"}
+    values = {
+        name: value.double().masked_fill(skipped > 0, 0.0) for name, value in metrics.items() if name != "skipped"
+    }
     for name, value in {**values, "skipped": skipped, "counted": 1.0 - skipped}.items():
         sums[name] = sums[name] + value if name in sums else value
 

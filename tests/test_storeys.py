@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FORBIDDEN = {"kernels": {"engine", "dat", "bench", "tests"}, "engine": {"dat", "bench", "tests"}, "dat": {"bench", "tests"}}
+FORBIDDEN = {
+    "kernels": {"engine", "dat", "bench", "tests"},
+    "engine": {"dat", "bench", "tests"},
+    "dat": {"bench", "tests"},
+}
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -30,7 +34,5 @@ def test_nothing_imports_upwards(storey):
 def test_the_engine_knows_no_method_by_name():
     names = ("trades", "pgd_at", "pgdat", "mart")
     for path in (ROOT / "engine").rglob("*.py"):
-        identifiers = {
-            node.id.lower() for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)
-        }
+        identifiers = {node.id.lower() for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert not identifiers & set(names), path

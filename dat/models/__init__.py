@@ -35,15 +35,11 @@ _ARCHITECTURES = {
         width=16,
     ),
     "wrn34-10": _Architecture(
-        create=lambda classes, width, channels: WideResNet(
-            34, num_classes=classes, width=width, in_channels=channels
-        ),
+        create=lambda classes, width, channels: WideResNet(34, num_classes=classes, width=width, in_channels=channels),
         width=160,
     ),
     "wrn28-10": _Architecture(
-        create=lambda classes, width, channels: WideResNet(
-            28, num_classes=classes, width=width, in_channels=channels
-        ),
+        create=lambda classes, width, channels: WideResNet(28, num_classes=classes, width=width, in_channels=channels),
         width=160,
     ),
 }

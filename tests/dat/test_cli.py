@@ -223,8 +223,26 @@ def test_a_damaged_checkpoint_is_one_sentence(finished_run, tmp_path, capsys):
 
 def test_every_recipe_field_is_a_flag():
     recipe, options = parse_train_flags(
-        "cifar10-resnet18 --method=trades --trades.beta 5 --optimizer.learning-rate 0.05 --data.padding 2 --seed 3 "
-        "--data-root elsewhere --precision.name bf16 --epochs 20 --time-limit 9m".split()
+        [
+            "cifar10-resnet18",
+            "--method=trades",
+            "--trades.beta",
+            "5",
+            "--optimizer.learning-rate",
+            "0.05",
+            "--data.padding",
+            "2",
+            "--seed",
+            "3",
+            "--data-root",
+            "elsewhere",
+            "--precision.name",
+            "bf16",
+            "--epochs",
+            "20",
+            "--time-limit",
+            "9m",
+        ]
     )
     assert (recipe.method, recipe.settings.beta, recipe.optimizer.learning_rate, recipe.seed) == ("trades", 5, 0.05, 3)
     assert recipe.schedule.milestones == (15, 18)  # 75 and 90 of 100, kept in proportion
@@ -232,7 +250,7 @@ def test_every_recipe_field_is_a_flag():
 
 
 def test_stated_milestones_are_kept():
-    recipe, _ = parse_train_flags("cifar10-resnet18 --epochs 20 --schedule.milestones 3 4".split())
+    recipe, _ = parse_train_flags(["cifar10-resnet18", "--epochs", "20", "--schedule.milestones", "3", "4"])
     assert recipe.schedule.milestones == (3, 4)
 
 

@@ -11,7 +11,6 @@ from engine.branches import branch_layout
 from engine.frozen import FrozenView
 from tests.dat.oracle_setting import (
     CLASSES,
-    FP64,
     SHAPE,
     TASK,
     generator_of,
@@ -209,5 +208,3 @@ def test_pgd_at_step():
     assert_close(metrics["loss"], expected["loss"])
     assert_states_close(step.model, expected["model_after"])
     assert_states_close(step.model, expected["running_after"])
-
-

@@ -40,7 +40,7 @@ def test_stays_in_the_box_and_in_range(start):
     noise = draw_start(images, settings, torch.Generator().manual_seed(2))
     adversarial = maximise(view, images, ascend_first_logit, settings, noise)
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-12
-    assert 0 <= adversarial.min() and adversarial.max() <= 1
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
 
 
 def test_uniform_start_fills_the_box():

@@ -10,7 +10,9 @@ from engine.branches import BranchedBatchNorm, branch_layout, branch_names, conv
 
 def small_model() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
     nn.init.normal_(model[1].weight)
     nn.init.normal_(model[1].bias)
     return model
@@ -72,8 +74,9 @@ def test_layout_is_put_back_after_an_error_and_in_copies():
 
 def test_wrong_use_is_named():
     model = convert_batchnorm(small_model())
-    with pytest.raises(ValueError, match="batch of 5 does not divide into 2 equal groups"), branch_layout(
-        model, ("base", "mix")
+    with (
+        pytest.raises(ValueError, match="batch of 5 does not divide into 2 equal groups"),
+        branch_layout(model, ("base", "mix")),
     ):
         model(images(5))
     with pytest.raises(ValueError, match="has the branches base, mix, not extra"), branch_layout(model, ("extra",)):

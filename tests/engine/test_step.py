@@ -112,7 +112,7 @@ def test_many_nonfinite_steps_stop_the_run_and_name_the_cause():
     for _ in range(3):
         step(poisoned)
     step.guard.raise_if_diverged(step=3, limit=4)
-    with pytest.raises(NonFiniteError, match="stopped at step 3: the last 3 steps.*loss is not finite"):
+    with pytest.raises(NonFiniteError, match=r"stopped at step 3: the last 3 steps.*loss is not finite"):
         step.guard.raise_if_diverged(step=3, limit=3)
 
 
@@ -139,7 +139,9 @@ def test_low_precision_follows_float32(precision, channels_last):
     assert metrics["loss"].dtype == torch.float32
     assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=0.03)
     assert all(parameter.dtype == torch.float32 for parameter in low.model.parameters())
-    moved = torch.cat([(p - q).flatten() for p, q in zip(low.model.parameters(), reference.model.parameters(), strict=True)])
+    moved = torch.cat(
+        [(p - q).flatten() for p, q in zip(low.model.parameters(), reference.model.parameters(), strict=True)]
+    )
     assert moved.norm() < 0.2 * torch.cat([p.grad.flatten() for p in reference.model.parameters()]).norm() * 0.05 * 10
 
 

@@ -48,7 +48,9 @@ def arrays(count: int = 40) -> ImageArrays:
     )
 
 
-def trainer(run: RunDirectory, *, identity: str = "x", validate=None, epochs: int = 3, max_steps=None, **changes) -> Trainer:
+def trainer(
+    run: RunDirectory, *, identity: str = "x", validate=None, epochs: int = 3, max_steps=None, **changes
+) -> Trainer:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 4))
     step = TrainingStep(model, Blur(), optimizer=SGDSettings(learning_rate=0.05), seed=1)
@@ -87,7 +89,9 @@ def rows(run: RunDirectory) -> list[dict]:
 
 
 def test_writes_steps_epochs_and_checkpoints(tmp_path):
-    scores = iter([{"natural": 50.0, "pgd20": 10.0}, {"natural": 60.0, "pgd20": 30.0}, {"natural": 70.0, "pgd20": 20.0}])
+    scores = iter(
+        [{"natural": 50.0, "pgd20": 10.0}, {"natural": 60.0, "pgd20": 30.0}, {"natural": 70.0, "pgd20": 20.0}]
+    )
     with RunDirectory.create(tmp_path / "run", {}) as run:
         ran = trainer(run, validate=lambda model: next(scores))
         after_epoch = []
@@ -152,7 +156,10 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path):
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     with RunDirectory.create(tmp_path / "run", {}) as run:
         trainer(run).train(StopAfter(1))
-    with RunDirectory.resume(tmp_path / "run") as run, pytest.raises(CheckpointError, match="checkpoint of another recipe"):
+    with (
+        RunDirectory.resume(tmp_path / "run") as run,
+        pytest.raises(CheckpointError, match="checkpoint of another recipe"),
+    ):
         trainer(run, identity="y").resume()
 
 
