@@ -14,10 +14,11 @@ import torch
 WORKER = Path(__file__).parent / "synchronised_worker.py"
 ROOT = Path(__file__).parent.parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-TINY = (
-    "digits-resnet --limit-train 64 --batch-size 16 --model.width 4 --data.validation 21 --evaluation.limit 21 "
-    "--evaluation.attacks natural,pgd20 --device cpu --progress plain --log-every 1"
-).split()
+TINY = [
+    *("digits-resnet", "--limit-train", "64", "--batch-size", "16", "--model.width", "4", "--data.validation", "21"),
+    *("--evaluation.limit", "21", "--evaluation.attacks", "natural,pgd20", "--device", "cpu"),
+    *("--progress", "plain", "--log-every", "1"),
+]
 
 
 def environment() -> dict[str, str]:
