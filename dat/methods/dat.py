@@ -48,6 +48,8 @@ class DATSettings:
     """Whether the mixed image is flipped at random."""
     amplitude_scale: Literal["unit", "dataset"] = "unit"
     """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
+    coarse_amplitude: int | None = None
+    """None: the generator predicts every frequency (published); S: an S x S amplitude, interpolated (large images)."""
     attack_path_gradient: bool = True
     """Whether the generator also sees the gradient through the attacked mixed image."""
     generator_update: UpdateMode = "joint"
@@ -77,7 +79,9 @@ class DAT:
             start_scale=settings.start_scale,
         )
         scale = task.mean_amplitude() if settings.amplitude_scale == "dataset" else None
-        self.generator = AmplitudeGenerator(task.num_classes, task.image_shape, amplitude_scale=scale)
+        self.generator = AmplitudeGenerator(
+            task.num_classes, task.image_shape, amplitude_scale=scale, coarse_size=settings.coarse_amplitude
+        )
         self.generate: nn.Module = self.generator
         self.augmentation = Augmentation(padding=settings.mix_padding, flip=settings.mix_flip)
 
