@@ -1,4 +1,4 @@
-"""The amplitude mix on the CPU: one pass of the compiled module at 16, 32 and 64 pixels, torch.fft around it elsewhere."""
+"""The amplitude mix on the CPU: one compiled pass at 16, 32 and 64 pixels, torch.fft and compiled passes elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import _native
+import kernels._native as _native
 from kernels.native import memory
 
 FAST_SIZES = (16, 32, 64)
@@ -17,9 +17,7 @@ def serves(images: Tensor, *others: Tensor) -> str | None:
     return memory.why_not(images, *others)
 
 
-def forward(
-    images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None
-) -> Tensor:
+def forward(images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None) -> Tensor:
     call = _Call(images, amplitude, lam, crop_offsets, flip)
     out = torch.empty_like(call.images)
     if call.is_fast_size:

@@ -18,8 +18,8 @@ from kernels.amplitude_mix.triton_transform import (
     spectrum,
 )
 
-# |X|^2 below float32's normal range counts as X = 0, for rsqrt takes it as zero.
-SMALLEST_NORMAL = tl.constexpr(1.1754944e-38)
+# The phase factor is that of X + PULSE: 1 where X = 0, and unchanged elsewhere, |X| being above 1e-8 or so if not 0.
+PULSE = tl.constexpr(1e-15)
 
 
 @triton.jit
@@ -72,10 +72,9 @@ def mix_forward(
     u, v, image_, channel_, valid_ = _tile(planes, channels, False, HALF, BLOCK, PLANES)
     r1, i1, r2, i2 = _phase_factors(a, b, c, d, u, v, table_ptr, BLOCK)
     base = amplitude_ptr + image_ * amplitude_stride_b + channel_ * amplitude_stride_c
-    r1, i1, r2, i2 = _times_amplitude(
-        r1, i1, r2, i2, u, v, base, amplitude_stride_h, amplitude_stride_w, valid_, HALF, SIZE
+    a, b, c, d = _generated_spectrum(
+        r1, i1, r2, i2, u, v, base, amplitude_stride_h, amplitude_stride_w, valid_, SIZE
     )
-    a, b, c, d = conjugate_sums(r1, i1, r2, i2, u == 0, v == 0)
     g00, g01, g10, g11 = quadrants(a, b, c, d, table_ptr, BLOCK, PLANES, TENSOR_CORES)
 
     dy, dx, flip = _crop_and_flip(
@@ -145,10 +144,9 @@ def mix_backward_amplitude(
     u, v, image_, channel_, valid_ = _tile(planes, channels, False, HALF, BLOCK, PLANES)
     r1, i1, r2, i2 = _phase_factors(a, b, c, d, u, v, table_ptr, BLOCK)
     base = amplitude_ptr + image_ * amplitude_stride_b + channel_ * amplitude_stride_c
-    a, b, c, d = _times_amplitude(
-        r1, i1, r2, i2, u, v, base, amplitude_stride_h, amplitude_stride_w, valid_, HALF, SIZE
+    a, b, c, d = _generated_spectrum(
+        r1, i1, r2, i2, u, v, base, amplitude_stride_h, amplitude_stride_w, valid_, SIZE
     )
-    a, b, c, d = conjugate_sums(a, b, c, d, u == 0, v == 0)
     g00, g01, g10, g11 = quadrants(a, b, c, d, table_ptr, BLOCK, PLANES, TENSOR_CORES)
 
     dy, dx, flip = _crop_and_flip(
@@ -163,13 +161,11 @@ def mix_backward_amplitude(
     g11 = _load_grad(x11, base, n_, m_, grad_stride_h, grad_stride_w, valid, dy, dx, flip, SIZE)
 
     a, b, c, d = spectrum(g00, g01, g10, g11, table_ptr, BLOCK, PLANES, TENSOR_CORES)
-    a, b, c, d = complex_pairs(a, b, c, d, u == 0, v == 0)
-    weight = tl.load(lam_ptr + image_ * lam_stride, mask=valid_, other=0.0).to(tl.float32) / (SIZE * SIZE)
+    weight = tl.load(lam_ptr + image_ * lam_stride, mask=valid_, other=0.0).to(tl.float32) * (1.0 / (SIZE * SIZE))
     base = out_ptr + image_ * out_stride_b + channel_ * out_stride_c
     _store_projections(
-        r1 * a * weight, i1 * b * weight, r2 * c * weight, i2 * d * weight,
-        u, v, base, out_stride_h, out_stride_w, valid_, HALF, SIZE,
-    )  # fmt: skip
+        r1, i1, r2, i2, a, b, c, d, weight, u, v, base, out_stride_h, out_stride_w, valid_, SIZE
+    )
 
 
 @triton.jit
@@ -206,101 +202,94 @@ def _phase_factors(
     table_ptr,  # [3, 3, BLOCK, BLOCK] float32
     BLOCK: tl.constexpr,
 ):
-    """complex_pairs of X/|X|, and of the centred transform's 1 where X = 0."""
-    first_row, first_column = u == 0, v == 0
-    # The plain transform of a unit pulse at pixel (0, 0) is 1 everywhere, so its centred transform stands for U = 1.
-    cosine_u = tl.load(table_ptr + (3 * COSINE + WHOLE) * BLOCK * BLOCK + u * BLOCK)
+    """complex_pairs of X/|X|, 1 where X = 0; in slot (0,0) i1 and i2 are the signs of b and c."""
+    # A unit pulse at pixel (0, 0) has the plain transform 1; its centred one is the matrices' first columns.
+    cosine_u = PULSE * tl.load(table_ptr + (3 * COSINE + WHOLE) * BLOCK * BLOCK + u * BLOCK)
+    sine_u = PULSE * tl.load(table_ptr + (3 * SINE + WHOLE) * BLOCK * BLOCK + u * BLOCK)
     cosine_v = tl.load(table_ptr + (3 * COSINE + WHOLE) * BLOCK * BLOCK + v * BLOCK)
-    sine_u = tl.load(table_ptr + (3 * SINE + WHOLE) * BLOCK * BLOCK + u * BLOCK)
     sine_v = tl.load(table_ptr + (3 * SINE + WHOLE) * BLOCK * BLOCK + v * BLOCK)
-    one_r1, one_i1, one_r2, one_i2 = complex_pairs(
-        cosine_u * cosine_v, cosine_u * sine_v, sine_u * cosine_v, sine_u * sine_v, first_row, first_column
-    )
-    r1, i1, r2, i2 = complex_pairs(a, b, c, d, first_row, first_column)
-    square1, square2 = r1 * r1 + i1 * i1, r2 * r2 + i2 * i2
-    zero1, zero2 = square1 < SMALLEST_NORMAL, square2 < SMALLEST_NORMAL
-    inverse1, inverse2 = tl.rsqrt(square1), tl.rsqrt(square2)
-    corner = first_row & first_column
-    return (
-        tl.where(corner, _sign(r1), tl.where(zero1, one_r1, r1 * inverse1)),
-        tl.where(corner, _sign(i1), tl.where(zero1, one_i1, i1 * inverse1)),
-        tl.where(corner, _sign(r2), tl.where(zero2, one_r2, r2 * inverse2)),
-        tl.where(corner, _sign(i2), tl.where(zero2, one_i2, i2 * inverse2)),
-    )
+    a, b, c, d = a + cosine_u * cosine_v, b + cosine_u * sine_v, c + sine_u * cosine_v, d + sine_u * sine_v
+    r1, i1, r2, i2 = complex_pairs(a, b, c, d, u, v)
+    # 1e-38 keeps 0/0 out; PULSE^2 is far above it
+    inverse1, inverse2 = tl.rsqrt(r1 * r1 + (i1 * i1 + 1e-38)), tl.rsqrt(r2 * r2 + (i2 * i2 + 1e-38))
+    corner = (u == 0) & (v == 0)
+    i1 = tl.where(corner, tl.where(b < 0, -1.0, 1.0), i1 * inverse1)
+    i2 = tl.where(corner, tl.where(c < 0, -1.0, 1.0), i2 * inverse2)
+    return r1 * inverse1, i1, r2 * inverse2, i2
 
 
 @triton.jit
-def _sign(real):
-    """X/|X| of a real frequency."""
-    return tl.where(real < 0, -1.0, 1.0)
+def _frequencies(u, v, SIZE: tl.constexpr):
+    """Row and column of F(u,v), of its conjugate, of F(u,-v) and of its conjugate, as complex_pairs has them on the axes."""
+    conjugate_u, conjugate_v = tl.where(u == 0, 0, SIZE - u), tl.where(v == 0, 0, SIZE - v)
+    half = SIZE // 2
+    crossed_u, crossed_v = tl.where(u == 0, half, u), tl.where(v == 0, half, SIZE - v)
+    conjugate_crossed_u, conjugate_crossed_v = tl.where(u == 0, half, SIZE - u), tl.where(v == 0, half, v)
+    return conjugate_u, conjugate_v, crossed_u, crossed_v, conjugate_crossed_u, conjugate_crossed_v
 
 
 @triton.jit
-def _times_amplitude(
+def _generated_spectrum(
     r1,
     i1,
     r2,
     i2,
     u,
     v,
-    base,  # tile of pointers to the planes' DC in amplitude
+    base,  # pointer, or tile of pointers, to the planes of amplitude
     stride_h,
     stride_w,
     valid,
-    HALF: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """complex_pairs of A_G U, each times 2 off slot (0,0), without its DC, which `_blend` adds.
-
-    The mean A[k] + A[-k] over a conjugate pair makes the inverse transform real.
-    """
-    first_row, first_column = u == 0, v == 0
-    u_, v_ = tl.where(first_row, HALF, SIZE - u), tl.where(first_column, HALF, SIZE - v)
-    pp = _load(base + u * stride_h + v * stride_w, valid)
-    pn = _load(base + u * stride_h + v_ * stride_w, valid)
-    np = _load(base + u_ * stride_h + v * stride_w, valid)
-    nn = _load(base + u_ * stride_h + v_ * stride_w, valid)
-    corner = first_row & first_column
-    straight = pp + tl.where(first_row, pn, tl.where(first_column, np, nn))
-    crossed = tl.where(first_row, np, pn) + tl.where(first_row | first_column, nn, np)
-    return (
-        tl.where(corner, pp * r1 - pp, straight * r1),
-        tl.where(corner, pn, straight) * i1,
-        tl.where(corner, np, crossed) * r2,
-        tl.where(corner, nn, crossed) * i2,
+    """a, b, c, d of A_G U with conjugate pairs added up (so A_G[k] + A_G[-k] for both), less A_G's DC, which `_blend` adds."""
+    u1, v1, u2, v2, u3, v3 = _frequencies(u, v, SIZE)
+    corner = (u == 0) & (v == 0)
+    straight = _load(base + (u * stride_h + v * stride_w), valid)
+    straight += _load(base + (u1 * stride_h + v1 * stride_w), valid & (corner == 0))
+    crossed = _load(base + (u2 * stride_h + v2 * stride_w), valid)
+    crossed += _load(base + (u3 * stride_h + v3 * stride_w), valid & (corner == 0))
+    a, b, c, d = conjugate_sums(
+        (r1 - corner.to(tl.float32)) * straight, i1 * straight, r2 * crossed, i2 * crossed, u, v
     )
+    b = tl.where(corner, i1 * _load(base + SIZE // 2 * stride_w, valid), b)
+    c = tl.where(corner, i2 * _load(base + SIZE // 2 * stride_h, valid), c)
+    return a, b, c, d
 
 
 @triton.jit
 def _store_projections(
-    s1,
-    t1,
-    s2,
-    t2,
+    r1,
+    i1,
+    r2,
+    i2,
+    a,
+    b,
+    c,
+    d,
+    weight,
     u,
     v,
-    base,  # tile of pointers to the planes' DC in the gradient
+    base,  # pointer, or tile of pointers, to the planes of the gradient
     stride_h,
     stride_w,
     valid,
-    HALF: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Store Re(conj(U) G) = s1 + t1 of F(u,v) and s2 + t2 of F(u,-v), each at its frequency and at the negated one."""
-    first_row, first_column = u == 0, v == 0
-    u_, v_ = tl.where(first_row, HALF, SIZE - u), tl.where(first_column, HALF, SIZE - v)
-    corner = first_row & first_column
-    straight, crossed = s1 + t1, s2 + t2
-    pp = tl.where(corner, s1, straight)
-    pn = tl.where(corner, t1, tl.where(first_row, straight, crossed))
-    np = tl.where(corner, s2, tl.where(first_column, straight, crossed))
-    nn = tl.where(corner, t2, tl.where(first_row | first_column, crossed, straight))
-    everywhere = valid & (u >= 0) & (v >= 0)
+    """Store weight Re(conj(U) G) at every frequency and its conjugate, U as _phase_factors gives it and G as a, b, c, d."""
+    g1, h1, g2, h2 = complex_pairs(a, b, c, d, u, v)
+    straight, crossed = (r1 * g1 + i1 * h1) * weight, (r2 * g2 + i2 * h2) * weight
+    u1, v1, u2, v2, u3, v3 = _frequencies(u, v, SIZE)
     element = base.dtype.element_ty
-    tl.store(base + u * stride_h + v * stride_w, pp.to(element), mask=everywhere)
-    tl.store(base + u * stride_h + v_ * stride_w, pn.to(element), mask=everywhere)
-    tl.store(base + u_ * stride_h + v * stride_w, np.to(element), mask=everywhere)
-    tl.store(base + u_ * stride_h + v_ * stride_w, nn.to(element), mask=everywhere)
+    corner = (u == 0) & (v == 0)
+    # the masks span the tile: a scalar or a row would leave elements of it to several threads' writes
+    everywhere, inner = valid & (u >= 0) & (v >= 0), valid & (corner == 0)
+    tl.store(base + (u * stride_h + v * stride_w), straight.to(element), mask=everywhere)
+    tl.store(base + (u1 * stride_h + v1 * stride_w), straight.to(element), mask=inner)
+    tl.store(base + (u2 * stride_h + v2 * stride_w), crossed.to(element), mask=everywhere)
+    tl.store(base + (u3 * stride_h + v3 * stride_w), crossed.to(element), mask=inner)
+    tl.store(base + (SIZE // 2 * stride_w + 0 * (u + v)), (i1 * b * weight).to(element), mask=valid & corner)
+    tl.store(base + (SIZE // 2 * stride_h + 0 * (u + v)), (i2 * c * weight).to(element), mask=valid & corner)
 
 
 @triton.jit

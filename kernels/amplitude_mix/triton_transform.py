@@ -107,25 +107,23 @@ def quadrants(
 
 
 @triton.jit
-def complex_pairs(a, b, c, d, first_row, first_column):
-    """r1, i1, r2, i2 with F(u,v) = r1 - i i1 and F(u,-v) = r2 + i i2; on the axes the two frequencies kept there instead."""
-    axis = first_row | first_column
-    r1 = tl.where(axis, a, a - d)
-    i1 = tl.where(first_row, b, tl.where(first_column, c, b + c))
-    r2 = tl.where(first_row, c, tl.where(first_column, b, a + d))
-    i2 = tl.where(axis, d, b - c)
-    return r1, i1, r2, i2
+def complex_pairs(a, b, c, d, u, v):
+    """r1, i1, r2, i2 with F(u,v) = r1 - i i1 and F(u,-v) = r2 + i i2.
+
+    On an axis these are the two frequencies kept there, up to a constant factor of modulus one: F(0,v) and F(HALF,v), or
+    F(u,0) and F(u,HALF). In slot (0,0) r1 and r2 are the real F(0,0) and F(HALF,HALF), and i1 = i2 = 0 leaves b and c out.
+    """
+    of_u, of_v = (u != 0).to(tl.float32), (v != 0).to(tl.float32)
+    off_axis = of_u * of_v
+    return a - off_axis * d, of_v * b + of_u * c, d + off_axis * a, of_u * b - of_v * c
 
 
 @triton.jit
-def conjugate_sums(r1, i1, r2, i2, first_row, first_column):
-    """a, b, c, d of a spectrum given by complex_pairs, every frequency added to its conjugate."""
-    axis = first_row | first_column
-    a = tl.where(axis, r1, r1 + r2)
-    b = tl.where(first_row, i1, tl.where(first_column, r2, i1 + i2))
-    c = tl.where(first_row, r2, tl.where(first_column, i1, i1 - i2))
-    d = tl.where(axis, i2, r2 - r1)
-    return a, b, c, d
+def conjugate_sums(r1, i1, r2, i2, u, v):
+    """The adjoint of complex_pairs: a, b, c, d of a spectrum whose conjugate pairs are added up; b = c = 0 in slot (0,0)."""
+    of_u, of_v = (u != 0).to(tl.float32), (v != 0).to(tl.float32)
+    off_axis = of_u * of_v
+    return r1 + off_axis * r2, of_v * i1 + of_u * i2, of_u * i1 - of_v * i2, r2 - off_axis * r1
 
 
 @triton.jit

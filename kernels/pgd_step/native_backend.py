@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from kernels import _native
+import kernels._native as _native
 from kernels.native import memory
 
 

@@ -18,7 +18,7 @@ constexpr int WIDE = DAT_LANES / 2;
 // a * b of lanes below 2^32. The compilers do not see that and would build a full 64-bit product.
 DAT_INLINE Wide product(Wide a, std::uint64_t b) {
 #if defined(__AVX512F__)
-    return (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(std::int64_t(b)));
+    return (Wide)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, _mm512_set1_epi64(std::int64_t(b)));
 #elif defined(__AVX2__)
     return (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(std::int64_t(b)));
 #elif defined(__SSE2__)
