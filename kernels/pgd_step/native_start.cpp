@@ -33,7 +33,8 @@ DAT_INLINE Words philox(std::uint64_t first_block, std::uint64_t seed, std::uint
     for (int first = 0; first < BLOCKS; first += WIDE) {
         Wide block;
         for (int j = 0; j < WIDE; ++j) block[j] = first_block + std::uint64_t(first + j);
-        Wide c0 = block & 0xFFFFFFFFu, c1 = block >> 32, c2 = Wide{} + (offset & 0xFFFFFFFFu), c3 = Wide{} + (offset >> 32);
+        Wide c0 = block & 0xFFFFFFFFu, c1 = block >> 32;
+        Wide c2 = Wide{} + (offset & 0xFFFFFFFFu), c3 = Wide{} + (offset >> 32);
         std::uint32_t low = std::uint32_t(seed), high = std::uint32_t(seed >> 32);
         for (int round = 0; round < 10; ++round, low += 0x9E3779B9u, high += 0xBB67AE85u) {
             const Wide even = product(c0, 0xD2511F53u), odd = product(c2, 0xCD9E8D57u);

@@ -44,7 +44,8 @@ def pgd_step(
             off and clip01 leaves that bound alone.
         backend: see `kernels.backends`.
 
-    Without out, model_input and active the result is differentiable in adversarial and images (torch.clamp's rules).
+    Without out, model_input and active the result is differentiable in adversarial and images, as torch.clamp is,
+    except that a step which lands on a bound exactly counts as the step's own.
 
     Raises:
         TypeError: something has the wrong type or dtype.

@@ -20,9 +20,13 @@ LOW = 0xFFFFFFFF
 
 def random_words(count: int, seed: int | Tensor, offset: int | Tensor, device: torch.device) -> Tensor:
     """[ceil(count / 4), 4] int64 tensor of 32-bit words."""
-    block = torch.arange((count + 3) // 4, device=device)
-    stream = torch.as_tensor(offset, device=device)
-    key = torch.as_tensor(seed, device=device)
+    return philox_block(torch.arange((count + 3) // 4, device=device), seed, offset)
+
+
+def philox_block(block: Tensor, seed: int | Tensor, offset: int | Tensor) -> Tensor:
+    """[n, 4] words of the blocks whose numbers are given ([n] int64)."""
+    stream = torch.as_tensor(offset, device=block.device)
+    key = torch.as_tensor(seed, device=block.device)
     counter = [block & LOW, block >> 32 & LOW, (stream & LOW).expand_as(block), (stream >> 32 & LOW).expand_as(block)]
     key_low, key_high = key & LOW, key >> 32 & LOW
     for _ in range(ROUNDS):
