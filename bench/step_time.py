@@ -1,6 +1,6 @@
 """Time of one training step on this machine: the engine's methods beside the literal eager baselines.
 
-What is compared: `dat` and `pgd-at` of this engine (cifar10-resnet18), and `bench.eager_dat` / `bench.eager_pgd_at`, which
+What is compared: `dat` and `pgd-at` of this engine (cifar10-resnet18), and `dat.baselines.eager_dat` / `dat.baselines.eager_pgd_at`, which
 run the way published code does (55 and 23 forward-equivalents, float32, no frozen view). All contenders take their steps
 in one process, in turn; the figure is the median over rounds. Ratios are what may be quoted: times belong to the machine.
 
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from bench.eager_dat import EagerDAT
-from bench.eager_pgd_at import EagerPGDAT
 from dat import models
+from dat.baselines.eager_dat import EagerDAT
+from dat.baselines.eager_pgd_at import EagerPGDAT
 from dat.methods import METHODS, Task
 from engine.data import Batch
 from engine.optim import SGDSettings
