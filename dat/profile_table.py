@@ -57,8 +57,8 @@ def _notes(profile: Profile) -> list[str]:
     of = sorted({method.steps_per_epoch for method in methods})
     rates = ", ".join(f"{rate / 1e12:,.2f} ({name})" for name, rate in profile.matrix_product_rates.items())
     lines = [
-        f"Medians of {profile.rounds} rounds in turn; steps per round: {_range(steps)}; epochs extrapolated to their "
-        f"{_range(of)} steps, without validation.",
+        f"Medians over rounds taken in turn: {profile.rounds}; steps per round: {_range(steps)}; epochs extrapolated to "
+        f"their {_range(of)} steps, without validation.",
         "Phases come from profiled, uncaptured steps, which are slower than the timed ones.",
         f"Matrix-product rate, TFLOP/s: {rates}.",
     ]
