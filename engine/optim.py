@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,22 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
                 optimizer.state[parameter][name].copy_(value)
 
 
-def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: torch.Tensor) -> None:
+def give_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Set every ``.grad``, with the strides of its parameter.
+
+    Fused optimisers walk weights, gradients and momentum side by side as flat memory. Where strides differ, torch's CUDA
+    kernel refuses and its CPU kernel (apex's too) pairs the wrong elements without a word; autograd promises no strides.
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient if _same_walk(parameter, gradient) else torch.empty_like(parameter).copy_(gradient)
+
+
+def _same_walk(one: Tensor, other: Tensor) -> bool:
+    sizes_and_strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return all(left == right for size, left, right in sizes_and_strides if size != 1)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: Tensor) -> None:
     """One optimiser step that leaves weights and momentum alone where `found_nonfinite` (float32 scalar) is 1."""
     # the attributes through which torch's own GradScaler talks to fused optimisers: the decision stays on the device
     optimizer.grad_scale = None  # type: ignore[attr-defined]
