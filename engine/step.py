@@ -20,7 +20,7 @@ from engine.data import Batch
 from engine.frozen import Branching, FrozenView
 from engine.method import Method, Noise
 from engine.nonfinite import NonFiniteGuard
-from engine.optim import SGDSettings, load_optimizer_state, sgd
+from engine.optim import SGDSettings, give_gradients, load_optimizer_state, sgd
 from engine.phases import phase
 from engine.precision import Precision
 
@@ -66,6 +66,8 @@ class TrainingStep:
         if self.second_player is not None:
             self.second_player.train()
             self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
+        # before the view, which holds on to the buffers that it finds: the guard moves running statistics to new ones
+        self.guard = NonFiniteGuard(model, self.second_player, scales_loss=self.precision.scales_loss)
         self.view: FrozenView | None = None
         if method.view_layouts:
             self.view = FrozenView(
@@ -82,7 +84,6 @@ class TrainingStep:
             self._forward = torch.compile(model, dynamic=False)
             self._losses = torch.compile(method.losses, dynamic=False)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.guard = NonFiniteGuard(model, self.second_player, scales_loss=self.precision.scales_loss)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
         """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""
@@ -127,8 +128,7 @@ class TrainingStep:
         with phase("joint"):
             gradients = torch.autograd.grad(self.guard.scaled(loss), parameters)
         with phase("optimiser"):
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+            give_gradients(parameters, gradients)
             self.guard.check(loss, parameters)
             for optimizer in optimizers:
                 if optimizer is not None:
