@@ -38,6 +38,7 @@ class GraphedStep:
     def __init__(self, step: TrainingStep, *, capture: Capture | None = None) -> None:
         self._step = step
         self._capture = capture or (cuda_graph if step.device.type == "cuda" else pass_through)
+        self._tried = False
         self._inputs: Batch | None = None
         self._replay: Callable[[], Metrics] | None = None
 
@@ -52,7 +53,8 @@ class GraphedStep:
         Raises:
             ValueError: a batch of another shape than the first one.
         """
-        if self._inputs is None:
+        if not self._tried:
+            self._tried = True
             self._prepare(batch)
         if self._replay is None:
             return self._step(batch)
@@ -68,18 +70,25 @@ class GraphedStep:
         return self._replay()
 
     def _prepare(self, batch: Batch) -> None:
+        if self._step.why_not_captured is not None:
+            _warn(self._step.why_not_captured)
+            return
         inputs = Batch(**{field.name: getattr(batch, field.name).clone() for field in fields(batch)})
         self._inputs = inputs
         before = self._step.snapshot()
         try:
             self._replay = self._capture(lambda: self._step(inputs), self._step)
         except Exception as reason:  # whatever an operation that cannot be captured raises
-            warnings.warn(
-                f"the training step cannot be captured in a graph ({type(reason).__name__}: {reason}); "
-                "it runs uncaptured, which gives the same numbers and is slower",
-                stacklevel=3,
-            )
+            _warn(f"{type(reason).__name__}: {reason}")
         self._step.restore(before)
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"the training step cannot be captured in a graph ({reason}); "
+        "it runs uncaptured, which gives the same numbers and is slower",
+        stacklevel=4,
+    )
 
 
 def pass_through(function: Callable[[], Metrics], step: TrainingStep) -> Callable[[], Metrics]:

@@ -56,5 +56,7 @@ class Precision:
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    features = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that is supported
+    features: dict[str, object] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # newer than the oldest torch that is supported
     return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))

@@ -20,7 +20,7 @@ from engine.data import Batch
 from engine.frozen import Branching, FrozenView
 from engine.method import Method, Noise
 from engine.nonfinite import NonFiniteGuard
-from engine.optim import SGDSettings, give_gradients, load_optimizer_state, sgd
+from engine.optim import SGDSettings, give_gradients, load_optimizer_state, sgd, why_not_captured
 from engine.phases import phase
 from engine.precision import Precision
 
@@ -62,7 +62,7 @@ class TrainingStep:
         self.update = update
         self.optimizer = sgd(model.parameters(), optimizer)
         self.second_player = method.second_player
-        self.second_optimizer: torch.optim.SGD | None = None
+        self.second_optimizer: torch.optim.Optimizer | None = None
         if self.second_player is not None:
             self.second_player.train()
             self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
@@ -104,6 +104,11 @@ class TrainingStep:
         metrics["accuracy"] = (predictions == batch.targets).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
         return metrics
+
+    @property
+    def why_not_captured(self) -> str | None:
+        """Why this step cannot be a CUDA graph, as a sentence; None where nothing is known to prevent it."""
+        return why_not_captured(self.optimizer, self.second_optimizer)
 
     def _update_both(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
         with phase("joint"):
