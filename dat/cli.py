@@ -21,6 +21,9 @@ from dat.evaluate import evaluate, parse_attacks
 from dat.experiment import choose_device, load_test_data
 from dat.flags import parse_flags
 from dat.methods import METHODS
+from dat.profile import profile
+from dat.profile_flags import USAGE as PROFILE_USAGE
+from dat.profile_flags import parse_profile_flags
 from dat.recipes import RECIPES, recipe
 from dat.train import titled, train
 from dat.train_flags import USAGE, parse_train_flags
@@ -96,6 +99,10 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _profile(arguments: Sequence[str]) -> int:
+    return profile(*parse_profile_flags(arguments))
+
+
 def _recipes(arguments: Sequence[str]) -> int:
     _no_arguments("recipes", arguments)
     table = Table("recipe", "data", "model", "batch", "epochs (dat)", "epsilon")
@@ -136,6 +143,7 @@ def _no_arguments(command: str, arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, f"train and evaluate a recipe: {USAGE}"),
     "evaluate": (_evaluate, "accuracy of a run or checkpoint: dat evaluate RUN_OR_CHECKPOINT [--attacks …] [--json]"),
+    "profile": (_profile, f"cost of an epoch and of its phases, method by method: {PROFILE_USAGE}"),
     "recipes": (_recipes, "list recipes and methods"),
     "doctor": (_doctor, "what this machine offers: versions, devices, kernels, optional packages"),
 }

@@ -33,6 +33,18 @@ def parse_flags(
         raise ValueError(_one_sentence(complaint.getvalue())) from None
 
 
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    """What ``--flag VALUE`` or ``--flag=VALUE`` says before anything is parsed (the last one counts), or None."""
+    value = None
+    words = iter(arguments)
+    for word in words:
+        if word == flag:
+            value = next(words, "")
+        elif word.startswith(f"{flag}="):
+            value = word.removeprefix(f"{flag}=")
+    return value
+
+
 def _one_sentence(box: str) -> str:
     """What stands in tyro's box: its message, and the first of its suggestions."""
     blocks: list[list[str]] = [[]]

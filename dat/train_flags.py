@@ -23,9 +23,7 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         ValueError: no recipe, an unknown one, an unknown method, an unknown flag, a value out of range.
         SystemExit: after ``--help``.
     """
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError(f"name the recipe first: {USAGE}; recipes are {', '.join(RECIPES)}")
-    name, *rest = arguments
+    name, rest = take_recipe(arguments, USAGE)
     method, rest = _take_method(rest)
     default = recipe(name, method)
     flags_type = make_dataclass(
@@ -53,6 +51,17 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
     if chosen.epochs != default.epochs and chosen.schedule == default.schedule:
         chosen = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs)
     return chosen, flags.run
+
+
+def take_recipe(arguments: Sequence[str], usage: str) -> tuple[str, list[str]]:
+    """The recipe's name, which is the first word, and the words after it.
+
+    Raises:
+        ValueError: there is none; whether a recipe has that name is not looked at.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"name the recipe first: {usage}; recipes are {', '.join(RECIPES)}")
+    return arguments[0], list(arguments[1:])
 
 
 def _take_method(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -1,6 +1,6 @@
 """Plain PyTorch networks for the eager baselines, with the module names of the DAT authors' code.
 
-They share nothing with `engine` or `dat`: a baseline has to run the way published code runs. A state dict in the
+They share nothing with the engine's networks: a baseline has to run the way published code runs. A state dict in the
 authors' naming loads into them strictly.
 """
 
@@ -36,18 +36,21 @@ class EagerBasicBlock(nn.Module):
 
 
 class EagerResNet(nn.Module):
-    """CIFAR ResNet of basic blocks: images [B, 3, H, W] in [0, 1] and a branch ("base" or "mix") -> logits [B, K]."""
+    """CIFAR ResNet of basic blocks: images [B, C, H, W] in [0, 1] and a branch ("base" or "mix") -> logits [B, K]."""
 
-    def __init__(self, *, width: int = 64, num_classes: int = 10, blocks: Sequence[int] = (2, 2, 2, 2)) -> None:
+    def __init__(
+        self, *, width: int = 64, num_classes: int = 10, blocks: Sequence[int] = (2, 2, 2, 2), in_channels: int = 3
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn1, self.bn1_auto = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
-        channels = [width, width, 2 * width, 4 * width, 8 * width]
-        self.layer1 = _stage(channels[0], channels[1], blocks[0], 1)
-        self.layer2 = _stage(channels[1], channels[2], blocks[1], 2)
-        self.layer3 = _stage(channels[2], channels[3], blocks[2], 2)
-        self.layer4 = _stage(channels[3], channels[4], blocks[3], 2)
-        self.linear = nn.Linear(channels[4], num_classes)
+        self.stages = len(blocks)
+        channels = width
+        for stage, count in enumerate(blocks):
+            out_channels = width * 2**stage
+            self.add_module(f"layer{stage + 1}", _stage(channels, out_channels, count, 1 if stage == 0 else 2))
+            channels = out_channels
+        self.linear = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -55,8 +58,8 @@ class EagerResNet(nn.Module):
     def forward(self, images: Tensor, branch: str = "base") -> Tensor:
         norm = self.bn1 if branch == "base" else self.bn1_auto
         values = F.relu(norm(self.conv1(images)))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
+        for stage in range(self.stages):
+            for block in getattr(self, f"layer{stage + 1}"):
                 values = block(values, branch)
         return self.linear(F.adaptive_avg_pool2d(values, 1).flatten(1))
 

@@ -3,7 +3,8 @@
 One forward of one batch is F, a backward to the inputs F, a backward to the weights F. Per step: the forward that
 conditions the generator 1F; two attacks of five steps, each with two forwards (the clean logits are computed anew)
 and one backward to the inputs, 30F; four forwards and backwards for theta 12F; the same again for the generator
-12F. The weights' gradients are not computed in the attacks. The mix runs through complex128 with angle and exp.
+12F. The weights' gradients are not computed in the attacks. The mix runs through complex128 with angle and exp. The
+phases are named for profiles, which changes nothing that is computed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.eager_networks import EagerAmplitudeGenerator, EagerResNet
+from dat.baselines.eager_networks import EagerAmplitudeGenerator, EagerResNet
+from engine.phases import phase
 
 EPSILON, STEP_SIZE, STEPS, START_SCALE = 8 / 255, 2 / 255, 5, 0.001
 BETA, OMEGA, LABEL_SMOOTHING = 15.0, 2.0, 0.5
@@ -52,7 +54,9 @@ class EagerDAT:
         generator_widths: Sequence[int] = (128, 256, 512, 1024),
     ) -> None:
         self.noise_size = noise_size
-        self.model = EagerResNet(width=width, num_classes=num_classes, blocks=blocks).to(device, dtype)
+        self.model = EagerResNet(width=width, num_classes=num_classes, blocks=blocks, in_channels=image_shape[0]).to(
+            device, dtype
+        )
         self.generator = EagerAmplitudeGenerator(
             num_classes=num_classes, image_shape=image_shape, noise_size=noise_size, widths=generator_widths
         ).to(device, dtype)
@@ -68,23 +72,29 @@ class EagerDAT:
         """
         noise = noise or draw_noise(images, noise_size=self.noise_size)
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), phase("clean forward"):
             conditioning_logits = self.model(originals, "base")
-        amplitude = self.generator(noise.z, conditioning_logits)
-        mixed = crop_and_flip(mix_amplitude(originals, amplitude, noise.lam), noise.mix_offsets, noise.mix_flip)
-        adversarial = self.perturb(images, targets, noise.start, "base")
-        mixed_adversarial = self.perturb(mixed, targets, noise.mix_start, "mix")
+        with phase("mix"):
+            amplitude = self.generator(noise.z, conditioning_logits)
+            mixed = crop_and_flip(mix_amplitude(originals, amplitude, noise.lam), noise.mix_offsets, noise.mix_flip)
+        with phase("attack"):
+            adversarial = self.perturb(images, targets, noise.start, "base")
+            mixed_adversarial = self.perturb(mixed, targets, noise.mix_start, "mix")
 
         self.model.train()
-        loss = self.joint_loss(images, adversarial, mixed.detach(), mixed_adversarial.detach(), targets)
-        self.model_optimiser.zero_grad()
-        loss.backward()
-        self.model_optimiser.step()
+        with phase("joint"):
+            loss = self.joint_loss(images, adversarial, mixed.detach(), mixed_adversarial.detach(), targets)
+            self.model_optimiser.zero_grad()
+            loss.backward()
+        with phase("optimiser"):
+            self.model_optimiser.step()
 
-        generator_loss = -self.joint_loss(images, adversarial, mixed, mixed_adversarial, targets)
-        self.generator_optimiser.zero_grad()
-        generator_loss.backward()
-        self.generator_optimiser.step()
+        with phase("joint"):
+            generator_loss = -self.joint_loss(images, adversarial, mixed, mixed_adversarial, targets)
+            self.generator_optimiser.zero_grad()
+            generator_loss.backward()
+        with phase("optimiser"):
+            self.generator_optimiser.step()
         return loss.detach()
 
     def perturb(self, images: Tensor, targets: Tensor, start_noise: Tensor, branch: str) -> Tensor:

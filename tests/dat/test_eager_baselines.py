@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from bench import eager_dat
-from bench.eager_dat import EagerDAT, StepNoise, draw_noise
-from bench.eager_pgd_at import EagerPGDAT
+from dat.baselines import eager_dat
+from dat.baselines.eager_dat import EagerDAT, StepNoise, draw_noise
+from dat.baselines.eager_pgd_at import EagerPGDAT
+from engine.flops import count_flops
 from tests.oracle.method import crop_and_flip, dat_step, pgd_at_step
 from tests.oracle.networks import random_generator_state, random_resnet_state
 
@@ -104,26 +103,6 @@ def test_crop_and_flip_equals_the_loop():
     assert torch.equal(eager_dat.crop_and_flip(images, offsets, flip), expected)
 
 
-class FlopCount(TorchDispatchMode):
-    """Torch's FlopCounterMode cannot be used: its module hooks refuse torch.autograd.grad."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-def flops(call):
-    with FlopCount() as counter:
-        call()
-    return counter.total
-
-
 @pytest.mark.parametrize("method", ["dat", "pgd_at"])
 def test_cost_in_forward_equivalents(method):
     images, targets = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
@@ -131,9 +110,9 @@ def test_cost_in_forward_equivalents(method):
         baseline, expected, stem_backwards_saved = EagerDAT(width=8, generator_widths=(8, 8, 8, 8)), 55, 6
     else:
         baseline, expected, stem_backwards_saved = EagerPGDAT(width=8), 23, 1
-    forward = flops(lambda: baseline.model(images))
-    stem = flops(lambda: baseline.model.conv1(images))
+    forward = count_flops(lambda: baseline.model(images))
+    stem = count_flops(lambda: baseline.model.conv1(images))
     # images that want no gradient spare the first convolution its backward to the inputs: x and x' in both passes of
     # DAT, x̂ and x̂' in the first
-    cost = flops(lambda: baseline.step(images, images, targets)) + stem_backwards_saved * stem
+    cost = count_flops(lambda: baseline.step(images, images, targets)) + stem_backwards_saved * stem
     assert cost / forward == pytest.approx(expected, abs=0.05)

@@ -1,7 +1,7 @@
 """The PGD-AT training step as published code runs it: eager PyTorch, 23 forward-equivalents. A baseline for timing.
 
 Ten attack steps of one forward and one backward to the inputs (20F), then one forward and backward of the
-adversarial images (3F); see `bench.eager_dat` for the unit F.
+adversarial images (3F); see `dat.baselines.eager_dat` for the unit F.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.eager_networks import EagerResNet
+from dat.baselines.eager_networks import EagerResNet
+from engine.phases import phase
 
 EPSILON, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
@@ -26,9 +27,12 @@ class EagerPGDAT:
         num_classes: int = 10,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        image_shape: tuple[int, int, int] = (3, 32, 32),
         blocks: Sequence[int] = (2, 2, 2, 2),
     ) -> None:
-        self.model = EagerResNet(width=width, num_classes=num_classes, blocks=blocks).to(device, dtype)
+        self.model = EagerResNet(width=width, num_classes=num_classes, blocks=blocks, in_channels=image_shape[0]).to(
+            device, dtype
+        )
         self.model_optimiser = torch.optim.SGD(
             self.model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
         )
@@ -43,12 +47,15 @@ class EagerPGDAT:
         """
         if start_noise is None:
             start_noise = torch.empty_like(images).uniform_(-1, 1)
-        adversarial = self.perturb(images, targets, start_noise)
+        with phase("attack"):
+            adversarial = self.perturb(images, targets, start_noise)
         self.model.train()
-        loss = F.cross_entropy(self.model(adversarial), targets)
-        self.model_optimiser.zero_grad()
-        loss.backward()
-        self.model_optimiser.step()
+        with phase("joint"):
+            loss = F.cross_entropy(self.model(adversarial), targets)
+            self.model_optimiser.zero_grad()
+            loss.backward()
+        with phase("optimiser"):
+            self.model_optimiser.step()
         return loss.detach()
 
     def perturb(self, images: Tensor, targets: Tensor, start_noise: Tensor) -> Tensor:
