@@ -28,6 +28,7 @@ from dat.recipes import RECIPES, recipe
 from dat.train import titled, train
 from dat.train_flags import USAGE, parse_train_flags
 from engine.nonfinite import NonFiniteError
+from engine.processes import ProcessesError, leave
 from engine.progress import open_progress
 
 
@@ -162,9 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[command][0](rest)
     except ValueError as error:
-        print(f"dat {command}: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun all processes fail alike; one says so
+            print(f"dat {command}: {error}", file=sys.stderr)
         return 2
-    except NonFiniteError as error:
+    except (NonFiniteError, ProcessesError) as error:
         print(f"dat {command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -172,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left (`| head`); Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        leave()
 
 
 def _print_overview() -> None:

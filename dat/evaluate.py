@@ -19,6 +19,7 @@ from dat.losses import smoothed_targets, soft_target_ascent
 from engine.attack import AttackSettings, LogitGradient, draw_start, maximise
 from engine.data import ImageArrays, batches
 from engine.frozen import FrozenView
+from engine.processes import Processes
 
 MARGIN = 10.0  # confidence of the C&W loss in the published protocol
 
@@ -119,6 +120,40 @@ def evaluate(
             _accuracy(model, name, data, epsilon, batch_size, torch.Generator(device).manual_seed(seed), on_progress)
             for name in names
         ]
+
+
+def evaluate_together(
+    processes: Processes,
+    model: nn.Module,
+    data: ImageArrays,
+    attacks: Sequence[str],
+    *,
+    epsilon: float,
+    batch_size: int = 256,
+    seed: int = 0,
+    on_progress: Callable[[str, int], None] | None = None,
+) -> list[Accuracy]:
+    """`evaluate` with the images shared out over the run's processes; every process gets the whole result."""
+    share = torch.arange(processes.rank, len(data), processes.world_size)
+    own = (
+        evaluate(
+            model,
+            data if processes.world_size == 1 else data.select(share),
+            attacks,
+            epsilon=epsilon,
+            batch_size=batch_size,
+            seed=seed + processes.rank,
+            on_progress=on_progress,
+        )
+        if len(share)
+        else [Accuracy(attack=name, percent=0.0, images=0) for name in parse_attacks(attacks)]
+    )
+    together = []
+    for result in own:
+        counts = processes.total({"correct": result.percent / 100 * result.images, "images": result.images})
+        percent = 100 * round(counts["correct"]) / counts["images"]
+        together.append(Accuracy(attack=result.attack, percent=percent, images=int(counts["images"])))
+    return together
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,9 @@ from engine.data import (
 )
 from engine.graph import GraphedStep
 from engine.method import Method
-from engine.step import TrainingStep
+from engine.processes import Processes
+from engine.step import ALONE, TrainingStep
+from engine.synchronised import synchronise_batchnorm
 
 LOADERS = {"resident": ResidentLoader, "torchvision": TorchvisionLoader}
 
@@ -49,7 +52,7 @@ def choose_device(name: str | None) -> torch.device:
         ValueError: a device that is not there.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -65,7 +68,9 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def load_training_data(recipe: Recipe, data_root: Path, device: torch.device) -> TrainingData:
+def load_training_data(
+    recipe: Recipe, data_root: Path, device: torch.device, processes: Processes = ALONE
+) -> TrainingData:
     """Read, limit, hold out, and open the loader.
 
     Raises:
@@ -83,6 +88,8 @@ def load_training_data(recipe: Recipe, data_root: Path, device: torch.device) ->
         augmentation=Augmentation(padding=recipe.data.padding, flip=recipe.data.flip),
         seed=recipe.seed,
         device=device,
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
     return TrainingData(loader=loader, train=arrays, validation=validation)
 
@@ -128,9 +135,13 @@ def build_method(recipe: Recipe, train: ImageArrays, device: torch.device) -> Me
     return method
 
 
-def build_step(recipe: Recipe, model: nn.Module, method: Method) -> TrainingStep:
+def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Processes = ALONE) -> TrainingStep:
     """The training step of `recipe` on the model's device; `executor` says how it is called."""
     device = next(model.parameters()).device
+    if recipe.engine.synchronise_batchnorm and processes.world_size > 1:
+        synchronise_batchnorm(model)
+        if method.second_player is not None:
+            synchronise_batchnorm(method.second_player)
     branching = recipe.engine.branching
     if branching == "auto":
         branching = "grouped" if device.type == "cuda" else "folded"
@@ -142,18 +153,23 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method) -> TrainingStep
         precision=recipe.precision.on(device),
         update=getattr(recipe.settings, "generator_update", "joint"),
         branching=branching,
-        compiled=execution(recipe, device) != "eager",
+        compiled=execution(recipe, device, processes) != "eager",
+        processes=processes,
         seed=recipe.seed,
     )
 
 
-def executor(recipe: Recipe, step: TrainingStep) -> Callable[[Batch], dict[str, Tensor]]:
+def executor(recipe: Recipe, step: TrainingStep, processes: Processes = ALONE) -> Callable[[Batch], dict[str, Tensor]]:
     """What takes a batch through `step`: the step itself, or its graph."""
-    return GraphedStep(step) if execution(recipe, step.device) == "graphed" else step
+    return GraphedStep(step) if execution(recipe, step.device, processes) == "graphed" else step
 
 
-def execution(recipe: Recipe, device: torch.device) -> Literal["eager", "compiled", "graphed"]:
+def execution(
+    recipe: Recipe, device: torch.device, processes: Processes = ALONE
+) -> Literal["eager", "compiled", "graphed"]:
     """The recipe's way of running the step, with ``auto`` decided for `device`."""
     if recipe.engine.execution == "auto":
-        return "graphed" if device.type == "cuda" else "eager"
+        if device.type != "cuda":
+            return "eager"
+        return "graphed" if processes.world_size == 1 else "compiled"
     return recipe.engine.execution

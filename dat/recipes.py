@@ -44,10 +44,13 @@ class EngineSettings:
     """How the step is run; the numbers are the same, the speed is not."""
 
     execution: Literal["auto", "eager", "compiled", "graphed"] = "auto"
-    """torch.compile, or torch.compile and one CUDA graph for the whole step; auto: graphed on a GPU, eager on the CPU."""
+    """torch.compile, or torch.compile and one CUDA graph for the whole step; auto: graphed on a GPU (compiled
+    with many processes), eager on the CPU."""
     branching: Literal["auto", "folded", "grouped"] = "auto"
     """Attack on two branches: two folded weight sets, or one batch with an affine per group; auto: grouped on a GPU,
     folded on the CPU, where it was measured to be faster."""
+    synchronise_batchnorm: bool = False
+    """With many processes, normalise by the union of their batches instead of by each process's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dat.evaluate import TITLES, Accuracy, evaluate, parse_attacks
+from dat.evaluate import TITLES, Accuracy, evaluate_together, parse_attacks
 from dat.experiment import (
     TrainingData,
     build_method,
@@ -26,6 +26,8 @@ from dat.experiment import (
 from dat.recipes import Recipe, differences
 from engine.data import ImageArrays
 from engine.interruption import Interruption, parse_duration, process_start
+from engine.nonfinite import NonFiniteError
+from engine.processes import Processes, ProcessesError, join
 from engine.progress import Progress, open_progress
 from engine.run_directory import RunDirectory
 from engine.step import TrainingStep
@@ -61,45 +63,88 @@ class RunOptions:
 def train(recipe: Recipe, options: RunOptions) -> int:
     """Train and evaluate; returns the process's exit code: 0, or 143 after SIGTERM or Ctrl+C.
 
+    Under torchrun every process calls this; the first one writes and speaks.
+
     Raises:
         ValueError: wrong input, with one sentence that says what and what to do; nothing has been overwritten.
+        ProcessesError: another process of the run has died.
     """
     parse_attacks(recipe.evaluation.attacks)
     device = choose_device(options.device)
+    processes = join(device.type)
+    if processes.world_size > 1 and recipe.engine.execution == "graphed":
+        raise ValueError("one CUDA graph per step serves one process; use --engine.execution compiled with torchrun")
     path = options.run_dir or Path("runs") / f"{recipe.name}-{recipe.method}"
-    if options.resume:
+    resume = options.resume or (processes.restarts > 0 and (path / "config.json").exists())
+    if resume:
         _refuse_other_recipe(recipe, path)
-    data = load_training_data(recipe, options.data_root, device)
+    data = load_training_data(recipe, options.data_root, device, processes)
     test = load_test_data(recipe, options.data_root, recipe.evaluation.limit)
     model = build_model(recipe).to(device)
-    step = build_step(recipe, model, build_method(recipe, data.train, device))
+    step = build_step(recipe, model, build_method(recipe, data.train, device), processes)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
-    opened = RunDirectory.resume(path) if options.resume else RunDirectory.create(path, recipe.to_dict())
-    with opened as run, open_progress(options.progress) as progress:
-        progress.start(_title(recipe, device, model, data, path), epochs=recipe.epochs)
-        trainer = _trainer(recipe, options, step, data, run, progress)
-        if options.resume:
+    with _open_run(recipe, path, resume, processes) as run, _progress(options, processes) as progress:
+        progress.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
+        trainer = _trainer(recipe, options, step, data, run, progress, processes)
+        if options.resume or run.checkpoints.step_paths():
             trainer.resume()
         with Interruption(time_limit=limit, started=process_start()) as interruption:
-            ending = trainer.train(interruption)
+            try:
+                ending = trainer.train(interruption)
+            except RuntimeError as error:
+                raise _lost_process(error, processes, path) from error
             if ending in ("finished", "step limit"):
-                _evaluate_result(recipe, run, model, test, progress, ending, trainer.seconds)
+                _evaluate_result(recipe, run, model, test, progress, ending, trainer.seconds, processes)
                 return 0
             progress.note(
                 f"stopped by {'a signal' if ending == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
                 f"training; saved in {path}; add --resume to go on"
             )
-            return interruption.exit_code
+            return interruption.exit_code if ending == "signal" else 0
+
+
+def _open_run(recipe: Recipe, path: Path, resume: bool, processes: Processes) -> RunDirectory:
+    """The run directory: locked for writing in the main process, which goes first, to look at in the others."""
+    if not processes.is_main:
+        processes.barrier()
+        return RunDirectory.open(path)
+    run = RunDirectory.resume(path) if resume else RunDirectory.create(path, recipe.to_dict())
+    processes.barrier()
+    return run
+
+
+def _progress(options: RunOptions, processes: Processes) -> Progress:
+    return open_progress(options.progress if processes.is_main else "silent")
+
+
+def _lost_process(error: RuntimeError, processes: Processes, path: Path) -> RuntimeError:
+    """`error`, or where it tells of a process that has died, one sentence that says so."""
+    text = str(error)
+    if processes.world_size == 1 or isinstance(error, NonFiniteError):
+        return error
+    if not isinstance(error, ProcessesError) and not any(word in text for word in ("gloo", "NCCL", "Connection")):
+        return error
+    return ProcessesError(
+        f"process {processes.rank} of {processes.world_size} stops because another one has died "
+        f"({text.splitlines()[0][:200]}); go on from the newest checkpoint in {path} with --resume"
+    )
 
 
 def _trainer(
-    recipe: Recipe, options: RunOptions, step: TrainingStep, data: TrainingData, run: RunDirectory, progress: Progress
+    recipe: Recipe,
+    options: RunOptions,
+    step: TrainingStep,
+    data: TrainingData,
+    run: RunDirectory,
+    progress: Progress,
+    processes: Processes,
 ) -> Trainer:
     validation = data.validation
 
     def validate(model: nn.Module) -> Mapping[str, float]:
         assert validation is not None
-        results = evaluate(
+        results = evaluate_together(
+            processes,
             model,
             validation,
             ("natural", "pgd20"),
@@ -122,8 +167,9 @@ def _trainer(
         plan,
         run,
         progress,
+        processes=processes,
         identity=recipe.to_dict(),
-        execute=executor(recipe, step),
+        execute=executor(recipe, step, processes),
         validate=None if validation is None else validate,
     )
 
@@ -136,12 +182,14 @@ def _evaluate_result(
     progress: Progress,
     ending: Ending,
     seconds: float,
+    processes: Processes,
 ) -> None:
     best = run.checkpoints.best_path.exists()
     if best:
         model.load_state_dict(run.checkpoints.load_best()["training"]["model"])
     started = time.perf_counter()
-    results = evaluate(
+    results = evaluate_together(
+        processes,
         model,
         test,
         parse_attacks(recipe.evaluation.attacks),
@@ -150,6 +198,8 @@ def _evaluate_result(
         seed=recipe.seed,
         on_progress=lambda attack, done: progress.phase(f"evaluating {TITLES[attack]}: {done} images"),
     )
+    if not processes.is_main:
+        return
     run.write_summary(
         {
             "recipe": recipe.name,
@@ -183,13 +233,17 @@ def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
         )
 
 
-def _title(recipe: Recipe, device: torch.device, model: nn.Module, data: TrainingData, path: Path) -> dict[str, object]:
+def _title(
+    recipe: Recipe, model: nn.Module, data: TrainingData, path: Path, step: TrainingStep, processes: Processes
+) -> dict[str, object]:
+    device = step.device
     return {
         "recipe": recipe.name,
         "method": recipe.method,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": recipe.precision.on(device).name,
-        "execution": execution(recipe, device),
+        **({"processes": processes.world_size} if processes.world_size > 1 else {}),
+        "precision": step.precision.name,
+        "execution": execution(recipe, device, processes),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "images": len(data.train),
         "run": str(path),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -33,6 +33,9 @@ class Method(Protocol):
     @property
     def second_player(self) -> nn.Module | None:
         """A network that ascends the loss through the images it makes (DAT's generator), or None."""
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """From now on run the second player's forward through ``wrap(second_player)``; asked only where there is one."""
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
         """Draw the random numbers of one step."""

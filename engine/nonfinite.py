@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.optim import step_unless
@@ -24,13 +24,17 @@ class NonFiniteGuard:
         second_player: likewise, put back at the step's end: its one forward serves every pass of the step.
         scales_loss: whether losses are multiplied by a dynamic scale (fp16) that halves on overflow and doubles after
             2,000 good passes, as torch's GradScaler does.
+        many: whether other processes train the same weights: a pass that is bad in one of them is bad in all.
     """
 
-    def __init__(self, model: nn.Module, second_player: nn.Module | None = None, *, scales_loss: bool) -> None:
+    def __init__(
+        self, model: nn.Module, second_player: nn.Module | None = None, *, scales_loss: bool, many: bool = False
+    ) -> None:
         self._statistics = _RunningStatistics(model)
         self._second_statistics = None if second_player is None else _RunningStatistics(second_player)
         device = next(model.parameters()).device
         self._scales_loss = scales_loss
+        self._many = many
         self._scale = torch.full((), 2.0**16 if scales_loss else 1.0, device=device)
         self._growth = torch.zeros((), dtype=torch.int32, device=device)
         self._found = torch.zeros((), device=device)
@@ -58,6 +62,8 @@ class NonFiniteGuard:
         loss_is_bad = (~torch.isfinite(loss.detach())).to(self._found.dtype)
         self._loss_was_bad.copy_(loss_is_bad)
         self._found.copy_(torch.maximum(self._found, loss_is_bad))
+        if self._many:
+            distributed.all_reduce(self._found, distributed.ReduceOp.MAX)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         step_unless(optimizer, self._found)
@@ -111,6 +117,11 @@ class NonFiniteGuard:
         self._consecutive.copy_(state["consecutive"])
         self._total.copy_(state["total"])
 
+    @property
+    def statistics(self) -> Tensor:
+        """All running means and variances of the model as one vector; writing into it changes the model."""
+        return self._statistics.flat
+
 
 class _RunningStatistics:
     """All running means and variances of a network as one tensor that their buffers are views of: one copy saves all."""
@@ -118,16 +129,16 @@ class _RunningStatistics:
     def __init__(self, module: nn.Module) -> None:
         layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
         buffers = [(layer, name, getattr(layer, name)) for layer in layers for name in ("running_mean", "running_var")]
-        self._flat = torch.cat([next(module.parameters()).new_zeros(0), *(buffer for _, _, buffer in buffers)])
+        self.flat = torch.cat([next(module.parameters()).new_zeros(0), *(buffer for _, _, buffer in buffers)])
         position = 0
         for layer, name, buffer in buffers:
-            setattr(layer, name, self._flat[position : position + buffer.numel()])
+            setattr(layer, name, self.flat[position : position + buffer.numel()])
             position += buffer.numel()
-        self._saved = self._flat.clone()
+        self._saved = self.flat.clone()
 
     def save(self) -> None:
-        self._saved.copy_(self._flat)
+        self._saved.copy_(self.flat)
 
     def restore_where(self, bad: Tensor) -> None:
         """Go back to what was saved if `bad` (scalar) is positive, without asking the device."""
-        self._flat.copy_(torch.where(bad > 0, self._saved, self._flat))
+        self.flat.copy_(torch.where(bad > 0, self._saved, self.flat))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -92,21 +92,6 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         for index, parameter in zip(saved["params"], group["params"], strict=True):
             for name, value in state["state"].get(index, {}).items():
                 optimizer.state[parameter][name].copy_(value)
-
-
-def give_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-    """Set every ``.grad``, with the strides of its parameter.
-
-    Fused optimisers walk weights, gradients and momentum side by side as flat memory. Where strides differ, torch's CUDA
-    kernel refuses and its CPU kernel (apex's too) pairs the wrong elements without a word; autograd promises no strides.
-    """
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient if _same_walk(parameter, gradient) else torch.empty_like(parameter).copy_(gradient)
-
-
-def _same_walk(one: Tensor, other: Tensor) -> bool:
-    sizes_and_strides = zip(one.shape, one.stride(), other.stride(), strict=True)
-    return all(left == right for size, left, right in sizes_and_strides if size != 1)
 
 
 def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: Tensor) -> None:

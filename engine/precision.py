@@ -5,6 +5,7 @@ Losses, softmax, BatchNorm statistics, master weights and the image itself are f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -56,7 +57,7 @@ class Precision:
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    features: dict[str, object] = getattr(
+    features: Mapping[str, object] = getattr(
         torch.cpu, "get_capabilities", dict
     )()  # newer than the oldest torch that is supported
     return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))

@@ -20,10 +20,12 @@ from engine.data import Batch
 from engine.frozen import Branching, FrozenView
 from engine.method import Method, Noise
 from engine.nonfinite import NonFiniteGuard
-from engine.optim import SGDSettings, give_gradients, load_optimizer_state, sgd, why_not_captured
+from engine.optim import SGDSettings, load_optimizer_state, sgd, why_not_captured
 from engine.phases import phase
 from engine.precision import Precision
+from engine.processes import Processes
 
+ALONE = Processes()
 UpdateMode = Literal["joint", "alternating"]
 Groups = tuple[Tensor, ...]
 
@@ -37,7 +39,8 @@ class TrainingStep:
         update: how the second player's gradient is obtained; without one both modes are the same.
         branching: how the frozen view runs groups of several branches, see `engine.frozen.FrozenView`.
         compiled: run frozen view, joint forward and losses through torch.compile; shapes are static.
-        seed: of the step's own random numbers (start noise, latent codes, mixing weights).
+        processes: with more than one, both networks train under DistributedDataParallel; the attack exchanges nothing.
+        seed: of the step's own random numbers (start noise, latent codes, mixing weights); each process has its own.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class TrainingStep:
         update: UpdateMode = "joint",
         branching: Branching = "folded",
         compiled: bool = False,
+        processes: Processes = ALONE,
         seed: int = 0,
     ) -> None:
         if update not in ("joint", "alternating"):
@@ -60,14 +64,15 @@ class TrainingStep:
         self.model = model.to(memory_format=self.precision.memory_format).train()
         self.method = method
         self.update = update
+        self._many = processes.world_size > 1
         self.optimizer = sgd(model.parameters(), optimizer)
         self.second_player = method.second_player
         self.second_optimizer: torch.optim.Optimizer | None = None
         if self.second_player is not None:
             self.second_player.train()
             self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
-        # before the view, which holds on to the buffers that it finds: the guard moves running statistics to new ones
-        self.guard = NonFiniteGuard(model, self.second_player, scales_loss=self.precision.scales_loss)
+        # before view and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
+        self.guard = NonFiniteGuard(model, self.second_player, scales_loss=self.precision.scales_loss, many=self._many)
         self.view: FrozenView | None = None
         if method.view_layouts:
             self.view = FrozenView(
@@ -79,11 +84,17 @@ class TrainingStep:
                 compiled=compiled,
             )
         self._forward: Callable[[Tensor], Tensor] = model
+        if self._many:
+            self._forward = processes.distribute(model)
+            if self.second_player is not None:
+                method.distribute(processes.distribute)
+        self._local_forward: Callable[[Tensor], Tensor] = model
         self._losses = method.losses
         if compiled:
-            self._forward = torch.compile(model, dynamic=False)
+            self._forward = torch.compile(self._forward, dynamic=False)
+            self._local_forward = torch.compile(model, dynamic=False) if self._many else self._forward
             self._losses = torch.compile(method.losses, dynamic=False)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
         """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""
@@ -108,11 +119,16 @@ class TrainingStep:
     @property
     def why_not_captured(self) -> str | None:
         """Why this step cannot be a CUDA graph, as a sentence; None where nothing is known to prevent it."""
+        if self._many:
+            return (
+                "DistributedDataParallel holds on to gradient accumulators made outside the capture, "
+                "and its exchange has not been tried inside a graph"
+            )
         return why_not_captured(self.optimizer, self.second_optimizer)
 
     def _update_both(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
         with phase("joint"):
-            logits = self._train_logits(groups, self.method.layout)
+            logits = self._train_logits(self._forward, groups, self.method.layout)
             terms = self._losses(logits, targets)
         psi = [] if self.second_player is None else list(self.second_player.parameters())
         self._apply(terms["loss"], [*self.model.parameters(), *psi], self.optimizer, self.second_optimizer)
@@ -120,7 +136,7 @@ class TrainingStep:
 
     def _update_in_turn(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
         with phase("joint"):
-            logits = self._train_logits(tuple(group.detach() for group in groups), self.method.layout)
+            logits = self._train_logits(self._forward, tuple(group.detach() for group in groups), self.method.layout)
             terms = self._losses(logits, targets)
         self._apply(terms["loss"], list(self.model.parameters()), self.optimizer)
         assert self.second_player is not None
@@ -131,9 +147,12 @@ class TrainingStep:
 
     def _apply(self, loss: Tensor, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer | None) -> None:
         with phase("joint"):
-            gradients = torch.autograd.grad(self.guard.scaled(loss), parameters)
+            for parameter in parameters:
+                parameter.grad = None
+            # into .grad, not out of autograd.grad: DistributedDataParallel's hooks hang on the accumulation, and only it
+            # gives gradients the strides of their parameters, which fused optimisers walk side by side as flat memory
+            self.guard.scaled(loss).backward(inputs=parameters)
         with phase("optimiser"):
-            give_gradients(parameters, gradients)
             self.guard.check(loss, parameters)
             for optimizer in optimizers:
                 if optimizer is not None:
@@ -147,13 +166,13 @@ class TrainingStep:
         for depends, run in itertools.groupby(pairs, key=lambda pair: pair[0].requires_grad):
             images, layout = zip(*run, strict=True)
             with torch.set_grad_enabled(depends):
-                logits.extend(self._train_logits(images, layout))
+                logits.extend(self._train_logits(self._local_forward, images, layout))
         return tuple(logits)
 
-    def _train_logits(self, groups: Groups, layout: tuple[str, ...]) -> Groups:
+    def _train_logits(self, forward: Callable[[Tensor], Tensor], groups: Groups, layout: tuple[str, ...]) -> Groups:
         images = torch.cat(groups).contiguous(memory_format=self.precision.memory_format)
         with branch_layout(self.model, layout), self.precision.autocast(self.device):
-            logits = self._forward(images)
+            logits = forward(images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).chunk(len(groups))
 
     def state_dict(self) -> dict[str, Any]:

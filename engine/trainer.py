@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from engine.checkpoint import CheckpointError
 from engine.data import Batch, Loader, prefetched
 from engine.interruption import Interruption
 from engine.optim import set_learning_rate
+from engine.processes import Processes
 from engine.progress import EpochRow, Progress
 from engine.run_directory import RunDirectory
 from engine.schedules import Schedule
-from engine.step import TrainingStep
+from engine.step import ALONE, TrainingStep
+from engine.step_means import StepMeans
 
 Ending = Literal["finished", "step limit", "time limit", "signal"]
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -54,6 +55,8 @@ class Trainer:
     """Runs a `TrainingStep` over a loader and leaves a run directory behind.
 
     Args:
+        run: where figures and checkpoints go; only the main process writes into it.
+        processes: the run's processes; step, loader and `validate` must be theirs too.
         execute: takes a batch through the step; None: `step` itself. A `engine.graph.GraphedStep` of it, say.
         validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
             maximises. None: no validation, and the newest checkpoint is the result.
@@ -68,6 +71,7 @@ class Trainer:
         run: RunDirectory,
         progress: Progress,
         *,
+        processes: Processes = ALONE,
         identity: Mapping[str, Any],
         execute: Callable[[Batch], dict[str, Tensor]] | None = None,
         validate: Validate | None = None,
@@ -78,17 +82,21 @@ class Trainer:
         self.plan = plan
         self.run = run
         self.progress = progress
+        self.processes = processes
         self.execute = execute or step
         self.identity = dict(identity)
         self.validate = validate
         self.select_by = select_by
         self._position = _Position()
-        self._epoch_sums: dict[str, Tensor] = {}
-        self._recent_sums: dict[str, Tensor] = {}
+        self._epoch_means = StepMeans()
+        self._recent_means = StepMeans()
         self._epoch_started = time.perf_counter()
 
     def resume(self) -> None:
-        """Take up the newest readable checkpoint of the run directory.
+        """Take up the newest readable checkpoint of the run directory, of as many processes as it may have been.
+
+        With another number of processes than the checkpoint's the random numbers from here on are new ones, BatchNorm
+        statistics start from the mean over its processes, and an unfinished epoch goes on at the same share of its images.
 
         Raises:
             CheckpointError: none is readable, or it belongs to another experiment.
@@ -98,13 +106,29 @@ class Trainer:
             raise CheckpointError(f"{path} is a checkpoint of another recipe; start a new run in another --run-dir")
         self.step.load_state_dict(state["training"])
         self._position = _Position(**state["position"])
-        self._epoch_sums = dict(state["epoch_sums"])
-        self.run.truncate_metrics(self._position.step)
+        self._take_up(state["processes"])
+        if self.processes.is_main:
+            self.run.truncate_metrics(self._position.step)
 
     @property
     def seconds(self) -> float:
         """Wall time spent in training steps and waiting for their data, earlier sessions of the run included."""
         return self._position.seconds
+
+    def _take_up(self, saved: list[dict[str, Any]]) -> None:
+        """Each process's own part of a checkpoint."""
+        statistics = self.step.guard.statistics
+        if len(saved) == self.processes.world_size:
+            own = saved[self.processes.rank]
+            self.step.generator.set_state(own["generator"].cpu())
+            statistics.copy_(own["statistics"])
+            self._epoch_means = StepMeans(own["epoch_sums"])
+            return
+        position = self._position
+        self.step.generator.manual_seed(self.step.generator.initial_seed() + position.step + 1)
+        statistics.copy_(torch.stack([part["statistics"] for part in saved]).mean(dim=0))
+        position.step_in_epoch = position.step_in_epoch * len(saved) // self.processes.world_size
+        self._epoch_means = StepMeans.shared_out([part["epoch_sums"] for part in saved], self.processes)
 
     def train(self, interruption: Interruption) -> Ending:
         """Train to the end of the plan or until interrupted, at a step's end; a checkpoint is written either way.
@@ -135,15 +159,15 @@ class Trainer:
             learning_rate = self.plan.learning_rate * self.plan.schedule.factor(fraction, self.plan.epochs)
             set_learning_rate(self.step.optimizer, learning_rate)
             metrics = self.execute(batch)
-            _add(self._epoch_sums, metrics)
-            _add(self._recent_sums, metrics)
+            self._epoch_means.add(metrics)
+            self._recent_means.add(metrics)
             position.step += 1
             position.step_in_epoch += 1
             window_steps += 1
             log_point = position.step % self.plan.log_every == 0
             if log_point or shows_every_step:
-                loss = _means(self._recent_sums)["loss"]
-                rate = window_steps * self.loader.batch_size / (time.perf_counter() - window_start)
+                loss = self._recent_means.means(ALONE)["loss"]
+                rate = window_steps * self._images_per_step / (time.perf_counter() - window_start)
                 self._show(loss, rate)
                 if log_point:
                     self._log_step(learning_rate, rate)
@@ -151,9 +175,24 @@ class Trainer:
             now = time.perf_counter()
             position.seconds += now - clock
             clock = now
-            if interruption.reason is not None:
-                return interruption.reason
+            ending = self._asked_to_stop(interruption)
+            if ending is not None:
+                return ending
         return None
+
+    def _asked_to_stop(self, interruption: Interruption) -> Ending | None:
+        """Why to stop after this step; all processes answer alike."""
+        reason = interruption.reason
+        if self.processes.world_size == 1:
+            return reason
+        asked = self.processes.total({"signal": reason == "signal", "time limit": reason == "time limit"})
+        if asked["signal"]:
+            return "signal"
+        return "time limit" if asked["time limit"] else None
+
+    @property
+    def _images_per_step(self) -> int:
+        return self.loader.batch_size * self.processes.world_size
 
     def _show(self, loss: float, rate: float) -> None:
         position, per_epoch = self._position, self.loader.steps_per_epoch
@@ -165,16 +204,16 @@ class Trainer:
             position.step_in_epoch,
             per_epoch,
             loss,
-            100.0 * _means(self._epoch_sums)["accuracy"],
+            100.0 * self._epoch_means.means(ALONE)["accuracy"],
             rate,
-            (total - position.step) * self.loader.batch_size / rate,
+            (total - position.step) * self._images_per_step / rate,
         )
 
     def _log_step(self, learning_rate: float, rate: float) -> None:
         position = self._position
-        row = _means(self._recent_sums)
-        self._recent_sums = {}
-        self.run.metrics.append(
+        row = self._recent_means.means(self.processes)
+        self._recent_means = StepMeans()
+        self._write(
             {
                 "step": position.step,
                 "epoch": position.epoch,
@@ -184,9 +223,7 @@ class Trainer:
                 "images_per_second": rate,
             }
         )
-        writer = self.run.tensorboard()
-        for name, value in {**row, "lr": learning_rate, "images_per_second": rate}.items():
-            writer.add_scalar(f"train/{name}", value, position.step)
+        self._draw("train", {**row, "lr": learning_rate, "images_per_second": rate})
         if row["skipped"]:
             self.progress.warn(
                 f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
@@ -196,8 +233,9 @@ class Trainer:
     def _finish_epoch(self) -> None:
         position = self._position
         self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
-        means = _means(self._epoch_sums)
-        self._epoch_sums = {}
+        means = self._epoch_means.means(self.processes)
+        self._epoch_means = StepMeans()
+        self._share_statistics()
         self.progress.phase("validating")
         validation = dict(self.validate(self.step.model)) if self.validate is not None else {}
         score = validation.get(self.select_by)
@@ -215,12 +253,12 @@ class Trainer:
             "seconds": position.seconds,
             "best": improved,
         }
-        self.run.metrics.append(row)
-        writer = self.run.tensorboard()
-        for name, value in validation.items():
-            writer.add_scalar(f"validation/{name}", value, position.step)
+        self._write(row)
+        self._draw("validation", validation)
         if improved:
-            self.run.checkpoints.save_best(self._state())
+            best = self._state()
+            if self.processes.is_main:
+                self.run.checkpoints.save_best(best)
         self._save()
         self.progress.epoch_end(
             EpochRow(
@@ -236,13 +274,37 @@ class Trainer:
             )
         )
 
+    def _write(self, row: Mapping[str, Any]) -> None:
+        if self.processes.is_main:
+            self.run.metrics.append(row)
+
+    def _draw(self, chart: str, values: Mapping[str, float]) -> None:
+        if self.processes.is_main:
+            for name, value in values.items():
+                self.run.tensorboard().add_scalar(f"{chart}/{name}", value, self._position.step)
+
+    def _share_statistics(self) -> None:
+        """Give every process the mean of all processes' running statistics, so that all validate the same model."""
+        if self.processes.world_size > 1:
+            everyone = self.processes.gather({"statistics": self.step.guard.statistics})
+            self.step.guard.statistics.copy_(torch.stack([part["statistics"] for part in everyone]).mean(dim=0))
+
     def _save(self) -> None:
-        position = self._position
-        self.run.checkpoints.save(self._state(), step=position.step, epoch=position.epoch)
+        """Write a checkpoint; every process takes part."""
+        position, state = self._position, self._state()
+        if self.processes.is_main:
+            self.run.checkpoints.save(state, step=position.step, epoch=position.epoch)
+        self.processes.barrier()
 
     def _state(self) -> dict[str, Any]:
         position = self._position
+        own = {
+            "generator": self.step.generator.get_state(),
+            "statistics": self.step.guard.statistics,
+            "epoch_sums": self._epoch_means.sums,
+        }
         return {
+            "processes": self.processes.gather(own),
             "identity": self.identity,
             "training": self.step.state_dict(),
             "position": {
@@ -252,27 +314,4 @@ class Trainer:
                 "seconds": position.seconds,
                 "best": position.best,
             },
-            "epoch_sums": dict(self._epoch_sums),
         }
-
-
-@torch.no_grad()
-def _add(sums: dict[str, Tensor], metrics: Mapping[str, Tensor]) -> None:
-    """Add one step's scalars, on the device; a skipped step counts in `skipped` and in no other mean."""
-    skipped = metrics["skipped"].double()
-    values = {
-        name: value.double().masked_fill(skipped > 0, 0.0) for name, value in metrics.items() if name != "skipped"
-    }
-    for name, value in {**values, "skipped": skipped, "counted": 1.0 - skipped}.items():
-        sums[name] = sums[name] + value if name in sums else value
-
-
-def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Means over the steps that counted (nan where none did); `skipped` is the share of those that did not."""
-    counted, skipped = float(sums["counted"]), float(sums["skipped"])
-    means = {
-        name: float(value) / counted if counted else math.nan
-        for name, value in sums.items()
-        if name not in ("counted", "skipped")
-    }
-    return {**means, "skipped": skipped / (counted + skipped)}

@@ -1,4 +1,4 @@
-"""Checks of the arguments that several operations share. Each raises TypeError or ValueError: what came, what is needed.
+"""Checks of the arguments that several operations share. They raise TypeError or ValueError: what came, what is needed.
 
 Only what the host knows is checked here (types, dtypes, shapes, devices), so the checks trace under torch.compile.
 Values of CPU tensors are checked where the operation runs; values on a GPU are not, for reading one would wait for
@@ -21,7 +21,9 @@ def check_tensor(name: str, value: object) -> None:
 
 def check_floating(name: str, value: Tensor) -> None:
     if value.dtype not in FLOATING:
-        raise TypeError(f"{name} has dtype {value.dtype}; it must be floating (convert 8-bit images with .float() / 255)")
+        raise TypeError(
+            f"{name} has dtype {value.dtype}; it must be floating (convert 8-bit images with .float() / 255)"
+        )
 
 
 def check_images(name: str, value: Tensor) -> None:
@@ -52,7 +54,9 @@ def check_same_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -
         raise TypeError(f"{name} has dtype {value.dtype} and {other_name} {other.dtype}; they must be equal")
 
 
-def check_crop_and_flip(crop_offsets: Tensor | None, flip: Tensor | None, batch: int, like_name: str, like: Tensor) -> None:
+def check_crop_and_flip(
+    crop_offsets: Tensor | None, flip: Tensor | None, batch: int, like_name: str, like: Tensor
+) -> None:
     """crop_offsets: int32 or int64 [B, 2]; flip: bool [B]; either may be None."""
     if crop_offsets is not None:
         check_tensor("crop_offsets", crop_offsets)
@@ -72,9 +76,7 @@ def check_crop_and_flip(crop_offsets: Tensor | None, flip: Tensor | None, batch:
         check_device("flip", flip, like_name, like)
 
 
-def split_scalar(
-    name: str, value: float | Tensor, like: Tensor, *, above_zero: bool
-) -> tuple[float, Tensor | None]:
+def split_scalar(name: str, value: float | Tensor, like: Tensor, *, above_zero: bool) -> tuple[float, Tensor | None]:
     """A scalar argument as (float, None) or (0.0, 0-dim float32 tensor on like's device).
 
     Args:

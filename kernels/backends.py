@@ -93,8 +93,14 @@ def _module(operation: str, backend: str) -> ModuleType:
 
 @functools.cache
 def _why_missing(backend: str) -> str | None:
-    if backend == "native" and importlib.util.find_spec("kernels._native") is None:
-        return "kernels._native was not built (install with a C++20 compiler, the Python headers and nanobind present)"
+    if backend == "native":
+        try:
+            importlib.import_module("kernels._native")
+        except ImportError as error:
+            return (
+                "kernels._native cannot be imported "
+                f"(install with a C++20 compiler, the Python headers and nanobind present): {error}"
+            )
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             return "triton is not installed"

@@ -6,6 +6,7 @@ and generator play a min-max game over one loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,8 @@ class DATSettings:
     """Whether the mixed image is flipped at random."""
     amplitude_scale: Literal["unit", "dataset"] = "unit"
     """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
+    coarse_amplitude: int | None = None
+    """None: the generator predicts every frequency (published); S: an S x S amplitude, interpolated (large images)."""
     attack_path_gradient: bool = True
     """Whether the generator also sees the gradient through the attacked mixed image."""
     generator_update: UpdateMode = "joint"
@@ -76,12 +79,18 @@ class DAT:
             start_scale=settings.start_scale,
         )
         scale = task.mean_amplitude() if settings.amplitude_scale == "dataset" else None
-        self.generator = AmplitudeGenerator(task.num_classes, task.image_shape, amplitude_scale=scale)
+        self.generator = AmplitudeGenerator(
+            task.num_classes, task.image_shape, amplitude_scale=scale, coarse_size=settings.coarse_amplitude
+        )
+        self.generate: nn.Module = self.generator
         self.augmentation = Augmentation(padding=settings.mix_padding, flip=settings.mix_flip)
 
     @property
     def second_player(self) -> nn.Module:
         return self.generator
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        self.generate = wrap(self.generator)
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``latent`` [B, 100], ``lam`` [B], ``start`` and ``mixed_start`` [B, C, H, W]; ``crop_offsets``, ``flip``."""
@@ -107,7 +116,7 @@ class DAT:
                 source = images
                 clean = condition = view.logits(images)
         with phase("mix"):
-            amplitude = self.generator(noise["latent"], condition)
+            amplitude = self.generate(noise["latent"], condition)
             mixed = amplitude_mix(
                 source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dat.losses import smoothed_targets, soft_target_ascent
@@ -41,6 +42,9 @@ class PGDAT:
             steps=settings.steps,
             start="uniform",
         )
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """There is no second player."""
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``start`` [B, C, H, W], uniform in the box."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dat.methods.protocol import MethodEntry, Task
@@ -35,6 +36,9 @@ class Plain:
 
     def __init__(self, settings: PlainSettings, task: Task) -> None:
         self.settings = settings
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """There is no second player."""
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
         """Nothing is random here."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dat.losses import kl_divergence, soft_target_ascent
@@ -52,6 +53,9 @@ class TRADES:
             start="gaussian",
             start_scale=settings.start_scale,
         )
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """There is no second player."""
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``start`` [B, C, H, W], gaussian."""

@@ -1,8 +1,9 @@
 // The amplitude mix of 16, 32 and 64 pixel planes on one instruction set; README.md derives it.
 //
-// A plane of N x N pixels, M = N / 2, is transformed along y first, with columns in the lanes. Rows 0 and M of the result are
-// real and share row 0, as its real and imaginary part. The M complex rows are then transposed and transformed along x
-// with rows in the lanes, so that row pair (0, M) is lane 0 of the first group and is taken apart there.
+// A plane of N x N pixels, M = N / 2, is transformed along y first, with columns in the lanes. Rows 0 and M of the
+// result are real and share row 0, as its real and imaginary part. The M complex rows are then transposed and
+// transformed along x with rows in the lanes, so that row pair (0, M) is lane 0 of the first group and is taken apart
+// there.
 #include "../native/fft.h"
 #include "../native/planes.h"
 

@@ -86,7 +86,7 @@ void mix_mask(const dat::Mix& a) {
             move_plane(grad, to, a.shape.height, a.shape.width, view_of(a.views, at.sample).adjoint());
             for (std::ptrdiff_t i = 0; i < pixels; ++i) {
                 const float v = before_clip(lam, x[i], generated[i]);
-                to[i] = (v >= 0.0f) & (v <= 1.0f) ? to[i] : 0.0f;
+                to[i] = ((v >= 0.0f) & (v <= 1.0f)) ? to[i] : 0.0f;
             }
         }
         delete[] scratch;

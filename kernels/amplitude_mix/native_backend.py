@@ -1,4 +1,4 @@
-"""The amplitude mix on the CPU: one pass of the compiled module at 16, 32 and 64 pixels, torch.fft around it elsewhere."""
+"""The amplitude mix on the CPU: one compiled pass at 16, 32 and 64 pixels, torch.fft and compiled passes elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import _native
+import kernels._native as _native
 from kernels.native import memory
 
 FAST_SIZES = (16, 32, 64)
@@ -17,16 +17,16 @@ def serves(images: Tensor, *others: Tensor) -> str | None:
     return memory.why_not(images, *others)
 
 
-def forward(
-    images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None
-) -> Tensor:
+def forward(images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None) -> Tensor:
     call = _Call(images, amplitude, lam, crop_offsets, flip)
-    out = torch.empty_like(call.images)
+    out = torch.empty_like(images)
+    written = memory.writable(out)
     if call.is_fast_size:
-        call.run(_native.mix, images=call.images, amplitude=call.amplitude, out=out)
+        call.run(_native.mix, images=call.images, amplitude=call.amplitude, out=written)
     else:
         spectrum = torch.fft.rfft2(call.plain_images())
-        call.run(_native.mix_blend, images=call.images, generated=call.generated(spectrum), out=out)
+        call.run(_native.mix_blend, images=call.images, generated=call.generated(spectrum), out=written)
+    memory.deliver(written, out)
     return out
 
 
@@ -35,15 +35,18 @@ def backward_amplitude(
 ) -> Tensor:
     call = _Call(images, amplitude, lam, crop_offsets, flip)
     grad = memory.dense(grad.to(torch.float32) if grad.dtype not in memory.DTYPE_CODES else grad)
-    out = torch.empty_like(call.amplitude)
+    out = torch.empty_like(amplitude)
+    written = memory.writable(out)
     if call.is_fast_size:
-        call.run(_native.mix_backward, images=call.images, amplitude=call.amplitude, grad=grad, out=out)
+        call.run(_native.mix_backward, images=call.images, amplitude=call.amplitude, grad=grad, out=written)
+        memory.deliver(written, out)
         return out
     spectrum = torch.fft.rfft2(call.plain_images())
     masked = torch.empty(images.shape, dtype=torch.float32)
     call.run(_native.mix_mask, images=call.images, grad=grad, generated=call.generated(spectrum.clone()), out=masked)
     grad_spectrum = torch.fft.rfft2(masked)
-    call.run(_native.mix_grad_spectrum, spectrum=spectrum, grad_spectrum=grad_spectrum, out=out)
+    call.run(_native.mix_grad_spectrum, spectrum=spectrum, grad_spectrum=grad_spectrum, out=written)
+    memory.deliver(written, out)
     return out
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels import arguments, backends
 from kernels.amplitude_mix import reference
+from kernels.batching import register_batching
 
 OPERATION = "amplitude_mix"
 
@@ -30,13 +31,15 @@ def amplitude_mix(
     Args:
         images: [B, C, H, W] floating, in [0, 1], any strides. The result has its dtype and memory format.
         amplitude: [B, C, H, W] floating, at least 0, frequencies in FFT order ((0, 0) is DC).
-        lam: [B] floating, in [0, 1]. Checked on the CPU only: on a GPU reading it would wait for the device.
+        lam: [B] floating, in [0, 1]. Checked on the CPU; a GPU asserts it in the kernel, without waiting, where
+            TRITON_DEBUG=1 turns device assertions on.
         crop_offsets: [B, 2] int32 or int64, (dy, dx).
         flip: [B] bool.
         backend: see `kernels.backends`.
 
     Computation is in float32 (float64 where images are). The gradient reaches amplitude, images and lam where asked,
     through the clip (bounds kept) and, for images, through the phase; it cannot be differentiated again.
+    torch.func.vmap works; torch.func.grad does not see formulas registered with torch.library: use torch.autograd.grad.
 
     Raises:
         TypeError: something is not a tensor, or has the wrong dtype.
@@ -60,7 +63,12 @@ def amplitude_mix(
 
 @torch.library.custom_op("dat_kernels::amplitude_mix", mutates_args=())
 def _mix(
-    images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None, backend: str | None
+    images: Tensor,
+    amplitude: Tensor,
+    lam: Tensor,
+    crop_offsets: Tensor | None,
+    flip: Tensor | None,
+    backend: str | None,
 ) -> Tensor:
     if images.shape[0] == 0:
         return torch.empty_like(images)
@@ -129,3 +137,6 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _mix.register_autograd(_differentiate, setup_context=_keep_inputs)
+
+for _operation in (_mix, _backward_amplitude, _backward_all):
+    register_batching(_operation)

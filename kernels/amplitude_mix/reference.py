@@ -13,9 +13,7 @@ def serves(images: Tensor, *others: Tensor) -> str | None:
     return None
 
 
-def forward(
-    images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None
-) -> Tensor:
+def forward(images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None) -> Tensor:
     """clip01((1 - lam) x + lam Re IFFT2(A_G U)), then crop and flip; the result has images' dtype."""
     x, generated, weight = _in_compute_dtype(images, amplitude, lam)
     mixed = _blend(x, generated, weight).clamp(0, 1)

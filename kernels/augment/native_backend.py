@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels import _native
+import kernels._native as _native
 from kernels.native import memory
 
 

@@ -89,7 +89,13 @@ def _augment(
 
 @_augment.register_fake
 def _(
-    dataset: Tensor, indices: Tensor, crop_offsets: Any, flip: Any, dtype: torch.dtype, channels_last: bool, backend: Any
+    dataset: Tensor,
+    indices: Tensor,
+    crop_offsets: Any,
+    flip: Any,
+    dtype: torch.dtype,
+    channels_last: bool,
+    backend: Any,
 ) -> Tensor:
     return _allocate(dataset, indices, dtype, channels_last)
 

@@ -1,5 +1,5 @@
-// What the Python side hands over: raw memory of [B, C, H, W] tensors, planar (NCHW) or interleaved (channels_last), and the
-// entry points that take it. Nothing here is compiled into code, so every instruction set may share it.
+// What the Python side hands over: raw memory of [B, C, H, W] tensors, planar (NCHW) or interleaved (channels_last),
+// and the entry points that take it. Nothing here is compiled into code, so every instruction set may share it.
 #pragma once
 
 #include <cstddef>
@@ -92,6 +92,6 @@ struct Kernels {
     void pgd_start(const dat::Start&);               \
     void augment(const dat::Augment&);               \
     inline constexpr dat::Kernels KERNELS{           \
-        mix,       mix_backward, mix_spectrum, mix_blend, mix_mask, mix_grad_spectrum, \
-        pgd_step,  pgd_start,    augment};           \
+        mix,      mix_backward, mix_spectrum, mix_blend, mix_mask, mix_grad_spectrum, \
+        pgd_step, pgd_start,    augment};            \
     }

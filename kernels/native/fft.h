@@ -1,8 +1,8 @@
 // Fourier transforms of 16, 32 and 64 points over vectors: every lane carries its own transform.
 //
-// Radix-2 decimation in time, unrolled by templates, with six fused operations per butterfly: w o = c (o_r + t o_i) + ...
-// with t = s / c (or the other way round where |s| > |c|), so that the factor joins the addition. No transform is
-// normalised. Equal inputs give exact zeros, which the phase factor of a flat image relies on.
+// Radix-2 decimation in time, unrolled by templates, with six fused operations per butterfly: the real part of w o is
+// c (o_r + t o_i), t = s / c (or the other way round where |s| > |c|), so that the factor c joins the addition. No
+// transform is normalised. Equal inputs give exact zeros, which the phase factor of a flat image relies on.
 #pragma once
 
 #include "lanes.h"
@@ -69,8 +69,8 @@ DAT_INLINE void evaluate(const V* in_r, const V* in_i, V* out_r, V* out_i) {
     }
 }
 
-// Forward complex transform of N points in two passes that each fit the registers. Pass the two parts in exchanged roles
-// (in and out) for the backward one. `in` and `out` must not overlap.
+// Forward complex transform of N points in two passes that each fit the registers. Pass the two parts in exchanged
+// roles (in and out) for the backward one. `in` and `out` must not overlap.
 template <int N, class V>
 DAT_INLINE void complex_transform(const V* in_r, const V* in_i, V* out_r, V* out_i) {
     constexpr int inner = N == 16 ? 4 : 8, outer = N / inner;

@@ -1,7 +1,7 @@
 // Vectors of L floats in GCC's vector extension, which clang shares: one source for AVX-512, AVX2, SSE2 and NEON.
 //
-// Every translation unit that includes this is compiled once per instruction set with its own DAT_ISA, and everything lives
-// in that namespace: an inline function compiled for AVX-512 must never be the copy that the linker keeps for all.
+// Every translation unit that includes this is compiled once per instruction set with its own DAT_ISA, and everything
+// lives in that namespace: an inline function compiled for AVX-512 must never be the copy that the linker keeps.
 #pragma once
 
 #include <cstddef>
@@ -47,6 +47,16 @@ DAT_INLINE Vec<L> splat(float value) {
     return Vec<L>{} + value;
 }
 
+// Lanes of a and b, numbered 0 .. L - 1 and L .. 2 L - 1, in the order given.
+template <int L, int... J>
+DAT_INLINE Vec<L> shuffle(Vec<L> a, Vec<L> b) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, J...);
+#else
+    return __builtin_shuffle(a, b, typename Lanes<L>::mask{J...});
+#endif
+}
+
 // Calls body(integral_constant<0>) ... body(integral_constant<N - 1>), so that the index is a constant in each.
 template <int N, class Body>
 DAT_INLINE void unroll(Body&& body) {
@@ -64,8 +74,8 @@ DAT_INLINE void transpose(Vec<L>* rows) {
             constexpr int i = decltype(index)::value;
             if constexpr ((i & STEP) == 0) {
                 const Vec<L> a = rows[i], b = rows[i + STEP];
-                rows[i] = __builtin_shufflevector(a, b, ((J & STEP) ? L + J - STEP : J)...);
-                rows[i + STEP] = __builtin_shufflevector(a, b, ((J & STEP) ? L + J : J + STEP)...);
+                rows[i] = shuffle<L, ((J & STEP) ? L + J - STEP : J)...>(a, b);
+                rows[i + STEP] = shuffle<L, ((J & STEP) ? L + J : J + STEP)...>(a, b);
             }
         });
     }(std::make_integer_sequence<int, L>{});
@@ -76,7 +86,7 @@ DAT_INLINE void transpose(Vec<L>* rows) {
 template <int L>
 DAT_INLINE Vec<L> backwards(Vec<L> last, Vec<L> next) {
     return [&]<int... J>(std::integer_sequence<int, J...>) __attribute__((always_inline)) {
-        return __builtin_shufflevector(last, next, (J == 0 ? L : L - J)...);
+        return shuffle<L, (J == 0 ? L : L - J)...>(last, next);
     }(std::make_integer_sequence<int, L>{});
 }
 

@@ -26,14 +26,6 @@ def why_not(images: Tensor, *others: Tensor) -> str | None:
     return None
 
 
-def why_not_writable(*outputs: Tensor | None) -> str | None:
-    """Why the compiled module cannot write into these tensors; None where it can."""
-    for tensor in outputs:
-        if tensor is not None and not is_dense(tensor):
-            return f"a tensor to be written has strides {tensor.stride()}, neither contiguous nor channels_last"
-    return None
-
-
 def is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
@@ -41,6 +33,16 @@ def is_dense(tensor: Tensor) -> bool:
 def dense(tensor: Tensor) -> Tensor:
     """The tensor itself where it is contiguous or channels_last, a contiguous copy elsewhere."""
     return tensor if is_dense(tensor) else tensor.contiguous()
+
+
+def writable(tensor: Tensor | None) -> Tensor | None:
+    """The tensor itself where the module can write into it, elsewhere a new one whose content `deliver` brings home."""
+    return tensor if tensor is None or is_dense(tensor) else torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+def deliver(written: Tensor | None, tensor: Tensor | None) -> None:
+    if tensor is not None and written is not None and written is not tensor:
+        tensor.copy_(written)
 
 
 def describe(tensor: Tensor | None) -> Description:

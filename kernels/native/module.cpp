@@ -1,7 +1,8 @@
 // The Python module kernels._native: hands raw memory to the kernels of the best instruction set this processor has.
 //
-// Arguments are addresses and plain numbers: the callers in */native_backend.py hold the tensors, have checked them, and
-// torch.Tensor's own DLPack export costs more than a small kernel. The interpreter lock is released while a kernel runs.
+// Arguments are addresses and plain numbers: the callers, native_backend.py of each operation, hold the tensors and
+// have checked them, and torch.Tensor's own DLPack export costs more than a small kernel. The interpreter lock is
+// released while a kernel runs.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -104,8 +105,8 @@ void run(void (*kernel)(const Arguments&), const Arguments& arguments) {
 
 template <auto Kernel>
 void mix(const nb::tuple& x, const nb::tuple& amplitude, const nb::tuple& grad, const nb::tuple& out, Address lam,
-         Address generated, Address spectrum, Address grad_spectrum, Address offsets, Address flip, const nb::tuple& sizes,
-         int threads) {
+         Address generated, Address spectrum, Address grad_spectrum, Address offsets, Address flip,
+         const nb::tuple& sizes, int threads) {
     run(current->kernels->*Kernel,
         dat::Mix{images(x), images(amplitude), images(grad), images(out), pointer<const float>(lam),
                  pointer<const float>(generated), pointer<float>(spectrum), pointer<const float>(grad_spectrum),
@@ -131,15 +132,15 @@ void pgd_start(const nb::tuple& x, const nb::tuple& out, bool gaussian, float sc
 void augment(Address dataset, bool interleaved, Address indices, const nb::tuple& out, Address offsets, Address flip,
              const nb::tuple& sizes, int threads) {
     run(current->kernels->augment,
-        dat::Augment{pointer<const std::uint8_t>(dataset), interleaved, pointer<const std::int64_t>(indices), images(out),
-                     views(offsets, flip), shape(sizes), threads});
+        dat::Augment{pointer<const std::uint8_t>(dataset), interleaved, pointer<const std::int64_t>(indices),
+                     images(out), views(offsets, flip), shape(sizes), threads});
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.def("instruction_sets", usable_instruction_sets, "Names of those this processor has, best first.");
-    m.def("use_instruction_set", use_instruction_set, "Run the kernels of another instruction set from now on (tests).");
+    m.def("use_instruction_set", use_instruction_set, "Run another one's kernels from now on (tests).");
     m.def("current_instruction_set", [] { return current->name; });
     m.def("mix", mix<&dat::Kernels::mix>);
     m.def("mix_backward", mix<&dat::Kernels::mix_backward>);

@@ -1,5 +1,5 @@
-// The step of projected gradient descent on one instruction set. Compiled without contraction of a * b + c, so that every
-// float32 result has the bits of the eager expression.
+// The step of projected gradient descent on one instruction set. Compiled without contraction of a * b + c, so that
+// every float32 result has the bits of the eager expression.
 #include "../native/planes.h"
 
 namespace DAT_ISA {
@@ -46,8 +46,8 @@ struct Walk {
     }
 };
 
-// The formula, on single floats and on vectors of them. Comparisons with NaN are false, hence the tests of a != a: NaN passes
-// through eager's minimum, maximum and clamp.
+// The formula, on single floats and on vectors of them. Comparisons with NaN are false, hence the tests of a != a: NaN
+// passes through eager's minimum, maximum and clamp.
 template <class T>
 struct Stepped {
     T value, low, high, boxed;
@@ -57,8 +57,8 @@ struct Stepped {
         const T move = gradient > zero ? step_size : (gradient < zero ? zero - step_size : zero);
         value = adversarial + move;
         low = image - epsilon, high = image + epsilon;
-        const T larger = (value > low) | (value != value) ? value : low;
-        boxed = (larger < high) | (larger != larger) ? larger : high;
+        const T larger = ((value > low) | (value != value)) ? value : low;
+        boxed = ((larger < high) | (larger != larger)) ? larger : high;
     }
     DAT_INLINE T clipped(T one) const {
         const T zero{}, positive = boxed < zero ? zero : boxed;
@@ -97,9 +97,11 @@ DAT_INLINE void step_run(const float* adversarial, const float* gradient, const 
 
 void pgd_step(const dat::Step& a) {
     const bool layout = a.images.interleaved;
-    Walk walk{a.shape, a.adversarial.interleaved == layout && a.gradient.interleaved == layout &&
-                           a.out.interleaved == layout && (!a.model_input.data || a.model_input.interleaved == layout) &&
-                           (!a.active || a.active_interleaved == layout)};
+    const bool same_layout = a.adversarial.interleaved == layout && a.gradient.interleaved == layout &&
+                             a.out.interleaved == layout &&
+                             (!a.model_input.data || a.model_input.interleaved == layout) &&
+                             (!a.active || a.active_interleaved == layout);
+    const Walk walk{a.shape, same_layout};
     const std::ptrdiff_t pixels = a.shape.height * a.shape.width, planes = a.shape.batch * a.shape.channels;
     const std::ptrdiff_t length = walk.flat ? planes * pixels : pixels, chunks = (length + CHUNK - 1) / CHUNK;
     const bool direct = a.out.dtype == dat::Dtype::float32 && walk.stride(a.out.interleaved) == 1;

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from kernels import _native
+import kernels._native as _native
 from kernels.native import memory
 
 
@@ -25,18 +25,20 @@ def forward(
     active: Tensor | None,
 ) -> None:
     adversarial, gradient, images = memory.dense(adversarial), memory.dense(gradient), memory.dense(images)
+    outputs = (out, model_input, active)
+    written = [memory.writable(tensor) for tensor in outputs]
     _native.pgd_step(
         memory.describe(adversarial),
         memory.describe(gradient),
         memory.describe(images),
-        memory.describe(out),
-        memory.describe(model_input),
-        memory.describe(active),
+        *map(memory.describe, written),
         float(step_size),
         float(epsilon),
         tuple(images.shape),
         memory.threads_for(images.numel()),
     )
+    for target, tensor in zip(written, outputs, strict=True):
+        memory.deliver(target, tensor)
 
 
 def start(
@@ -49,9 +51,10 @@ def start(
     out: Tensor,
 ) -> None:
     images = memory.dense(images)
+    written = memory.writable(out)
     _native.pgd_start(
         memory.describe(images),
-        memory.describe(out),
+        memory.describe(written),
         noise == "gaussian",
         float(scale),
         math.inf if epsilon is None else float(epsilon),
@@ -60,3 +63,4 @@ def start(
         tuple(images.shape),
         memory.threads_for(images.numel()),
     )
+    memory.deliver(written, out)

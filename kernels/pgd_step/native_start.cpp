@@ -18,7 +18,7 @@ constexpr int WIDE = DAT_LANES / 2;
 // a * b of lanes below 2^32. The compilers do not see that and would build a full 64-bit product.
 DAT_INLINE Wide product(Wide a, std::uint64_t b) {
 #if defined(__AVX512F__)
-    return (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(std::int64_t(b)));
+    return (Wide)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, _mm512_set1_epi64(std::int64_t(b)));
 #elif defined(__AVX2__)
     return (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(std::int64_t(b)));
 #elif defined(__SSE2__)
@@ -33,7 +33,8 @@ DAT_INLINE Words philox(std::uint64_t first_block, std::uint64_t seed, std::uint
     for (int first = 0; first < BLOCKS; first += WIDE) {
         Wide block;
         for (int j = 0; j < WIDE; ++j) block[j] = first_block + std::uint64_t(first + j);
-        Wide c0 = block & 0xFFFFFFFFu, c1 = block >> 32, c2 = Wide{} + (offset & 0xFFFFFFFFu), c3 = Wide{} + (offset >> 32);
+        Wide c0 = block & 0xFFFFFFFFu, c1 = block >> 32;
+        Wide c2 = Wide{} + (offset & 0xFFFFFFFFu), c3 = Wide{} + (offset >> 32);
         std::uint32_t low = std::uint32_t(seed), high = std::uint32_t(seed >> 32);
         for (int round = 0; round < 10; ++round, low += 0x9E3779B9u, high += 0xBB67AE85u) {
             const Wide even = product(c0, 0xD2511F53u), odd = product(c2, 0xCD9E8D57u);

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels import arguments, backends
+from kernels.batching import register_batching
 from kernels.pgd_step import reference
 
 OPERATION = "pgd_step"
@@ -39,11 +40,12 @@ def pgd_step(
         epsilon: half the width of the box, greater than 0; a float or such a tensor.
         out: where to write the result, dtype of adversarial; may be `adversarial` itself. Returned.
         model_input: also receives the result, in its own dtype and memory format.
-        active: bool; receives where the result moves with the image (d x''/d x = 1): a bound of the box cut the step off
-            and clip01 leaves that bound alone.
+        active: bool; receives where the result moves with the image (d x''/d x = 1): a bound of the box cut the step
+            off and clip01 leaves that bound alone.
         backend: see `kernels.backends`.
 
-    Without out, model_input and active the result is differentiable in adversarial and images (torch.clamp's rules).
+    Without out, model_input and active the result is differentiable in adversarial and images, as torch.clamp is,
+    except that a step which lands on a bound exactly counts as the step's own.
 
     Raises:
         TypeError: something has the wrong type or dtype.
@@ -78,7 +80,17 @@ def pgd_step(
             "or leave the three out"
         )
     _step_into(
-        adversarial, gradient.detach(), images, step, step_tensor, bound, bound_tensor, out, model_input, active, backend
+        adversarial,
+        gradient.detach(),
+        images,
+        step,
+        step_tensor,
+        bound,
+        bound_tensor,
+        out,
+        model_input,
+        active,
+        backend,
     )
     return out
 
@@ -100,7 +112,8 @@ def pgd_start(
 
     Args:
         images: [B, C, H, W] floating, in [0, 1].
-        noise: "gaussian", n standard normal (backends agree within a few ulps), or "uniform", n in [-1, 1) (bit for bit).
+        noise: "gaussian", n standard normal (backends agree within 2e-6 in n), or "uniform", n in [-1, 1) (bit for
+            bit).
         scale: at least 0; a float or a 0-dim float32 tensor on the same device.
         seed: key of the generator; an int of 64 bits or a 0-dim int64 tensor on the same device (CUDA graphs).
         offset: number of the stream under that key, likewise; use another one for every draw.
@@ -123,7 +136,17 @@ def pgd_start(
         bound, bound_tensor = arguments.split_scalar("epsilon", epsilon, images, above_zero=True)
     backends.check_name(backend)
     return _start(
-        images.detach(), noise, width, width_tensor, bound, bound_tensor, key, key_tensor, stream, stream_tensor, backend
+        images.detach(),
+        noise,
+        width,
+        width_tensor,
+        bound,
+        bound_tensor,
+        key,
+        key_tensor,
+        stream,
+        stream_tensor,
+        backend,
     )
 
 
@@ -139,9 +162,7 @@ def _step(
     backend: str | None,
 ) -> Tensor:
     out = torch.empty_like(images)
-    _run(
-        adversarial, gradient, images, step_size, step_size_tensor, epsilon, epsilon_tensor, out, None, None, backend
-    )
+    _run(adversarial, gradient, images, step_size, step_size_tensor, epsilon, epsilon_tensor, out, None, None, backend)
     return out
 
 
@@ -252,3 +273,4 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _step.register_autograd(_differentiate, setup_context=_keep_inputs)
+register_batching(_step)

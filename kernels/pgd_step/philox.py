@@ -20,9 +20,13 @@ LOW = 0xFFFFFFFF
 
 def random_words(count: int, seed: int | Tensor, offset: int | Tensor, device: torch.device) -> Tensor:
     """[ceil(count / 4), 4] int64 tensor of 32-bit words."""
-    block = torch.arange((count + 3) // 4, device=device)
-    stream = torch.as_tensor(offset, device=device)
-    key = torch.as_tensor(seed, device=device)
+    return philox_block(torch.arange((count + 3) // 4, device=device), seed, offset)
+
+
+def philox_block(block: Tensor, seed: int | Tensor, offset: int | Tensor) -> Tensor:
+    """[n, 4] words of the blocks whose numbers are given ([n] int64)."""
+    stream = torch.as_tensor(offset, device=block.device)
+    key = torch.as_tensor(seed, device=block.device)
     counter = [block & LOW, block >> 32 & LOW, (stream & LOW).expand_as(block), (stream >> 32 & LOW).expand_as(block)]
     key_low, key_high = key & LOW, key >> 32 & LOW
     for _ in range(ROUNDS):
@@ -47,9 +51,9 @@ def uniform(count: int, seed: int | Tensor, offset: int | Tensor, device: torch.
 def gaussian(count: int, seed: int | Tensor, offset: int | Tensor, device: torch.device) -> Tensor:
     """[count] float32 standard normal values by Box and Muller's transform of the word pairs (0, 1) and (2, 3).
 
-    radius = sqrt(-2 ln u), u = ((a >> 8) + 1) 2^-24 in (0, 1]; angle = 2 pi t, t = (b >> 8) 2^-24; the first element of a
-    pair is radius cos(angle), the second radius sin(angle). Largest magnitude: sqrt(48 ln 2) = 5.77. Computed in float64
-    and rounded once; other backends compute in float32 and stay within 2e-6.
+    radius = sqrt(-2 ln u), u = ((a >> 8) + 1) 2^-24 in (0, 1]; angle = 2 pi t, t = (b >> 8) 2^-24; the first element of
+    a pair is radius cos(angle), the second radius sin(angle). Largest magnitude: sqrt(48 ln 2) = 5.77. Computed in
+    float64 and rounded once; other backends compute in float32 and stay within 2e-6.
     """
     pairs = random_words(count, seed, offset, device).view(-1, 2) >> 8
     radius = torch.sqrt(-2.0 * torch.log((pairs[:, 0] + 1).double() * 2.0**-24))

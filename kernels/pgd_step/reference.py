@@ -41,8 +41,8 @@ def forward(
 def bound_is_active(stepped: Tensor, low: Tensor, high: Tensor, boxed: Tensor) -> Tensor:
     """Where the result moves with the image: a bound of the box cut the step off and clip01 leaves that bound alone.
 
-    A step that lands on the bound exactly was not cut off; a bound at exactly 0 or 1 is left alone. Both are the rules
-    of torch.clamp's own derivative.
+    A bound at exactly 0 or 1 is left alone, as in torch.clamp's derivative. A step that lands on the bound exactly was
+    not cut off; there releases of PyTorch differ, and newer ones give one half to the step and to the bound.
     """
     return ((stepped < low) | (stepped > high)) & (boxed >= 0) & (boxed <= 1)
 

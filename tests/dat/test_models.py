@@ -3,6 +3,7 @@ import torch
 import torchvision
 
 from dat import AmplitudeGenerator, models
+from dat.generator import frequency_interpolation
 from engine.branches import branch_layout
 from tests.oracle.networks import (
     random_generator_state,
@@ -132,3 +133,33 @@ def test_generator_starts_xavier_with_zero_bias():
     last = generator.model[11]
     assert last.weight.std().item() == pytest.approx((2 / (1024 + 3072)) ** 0.5, rel=0.01)
     assert all(not layer.bias.any() for layer in generator.model if isinstance(layer, torch.nn.Linear))
+
+
+def test_coarse_generator_fits_large_images():
+    torch.manual_seed(0)
+    generator = AmplitudeGenerator(10, (3, 224, 224), coarse_size=32)
+    assert sum(parameter.numel() for parameter in generator.parameters()) < 5_000_000
+    coarse = generator.model(torch.cat([torch.zeros(4, 100), torch.eye(4, 10)], dim=1)).view(4, 3, 32, 32)
+    amplitude = generator(torch.zeros(4, 100), torch.eye(4, 10))
+    assert amplitude.shape == (4, 3, 224, 224) and amplitude.min() >= 0 and amplitude.max() <= 1
+    torch.testing.assert_close(amplitude[..., 0, 0], coarse[..., 0, 0])  # DC stays DC
+    torch.testing.assert_close(amplitude[..., 7, -14], coarse[..., 1, -2])  # 7 / 224 = 1 / 32, -14 / 224 = -2 / 32
+
+
+@pytest.mark.parametrize(("size", "coarse"), [(224, 32), (64, 63), (17, 4), (8, 8)])
+def test_frequency_interpolation_keeps_constants_dc_and_order(size, coarse):
+    matrix = frequency_interpolation(size, coarse).double()
+    torch.testing.assert_close(matrix.sum(dim=1), torch.ones(size, dtype=torch.float64))
+    assert matrix[0].argmax() == 0 and matrix[0, 0] == 1
+    ramp = torch.fft.fftfreq(coarse, dtype=torch.float64).abs()
+    inside = torch.fft.fftfreq(size).abs() < 0.5 - 1 / coarse
+    torch.testing.assert_close(
+        (matrix @ ramp)[inside], torch.fft.fftfreq(size, dtype=torch.float64).abs()[inside], rtol=1e-6, atol=1e-6
+    )
+    if size == coarse:
+        assert torch.equal(matrix, torch.eye(size, dtype=torch.float64))
+
+
+def test_coarse_size_out_of_range_is_named():
+    with pytest.raises(ValueError, match=r"coarse_size must lie in 2\.\.16"):
+        AmplitudeGenerator(10, (3, 16, 16), coarse_size=17)

@@ -68,7 +68,7 @@ def oracle_dat(values, **changes):
 
 def engine_dat(values, settings: DATSettings):
     method = DAT(settings, TASK)
-    method.generator = generator_of(values)
+    method.generator = method.generate = generator_of(values)
     return training_step(model_of(values), method, settings.generator_update)
 
 

@@ -191,3 +191,17 @@ def test_the_view_of_an_untraceable_model_follows_its_running_statistics():
     step.view.refresh()
     expected = model.eval()(batch().images)
     torch.testing.assert_close(step.view.logits(batch().images), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_of_other_strides_reach_their_own_weights(precision):
+    """torch's fused kernels pair weights and gradients by their place in memory: the CPU's without a word."""
+    usual, restrided = (dat_step(channels_last=True, precision=precision) for _ in range(2))
+    for parameter in restrided.model.parameters():
+        parameter.register_hook(lambda gradient: gradient.contiguous())
+    for index in range(2):
+        usual(batch(index))
+        restrided(batch(index))
+    for one, other in zip(usual.model.parameters(), restrided.model.parameters(), strict=True):
+        assert other.grad.stride() == other.stride()
+        assert torch.equal(one, other)

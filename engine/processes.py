@@ -1,0 +1,130 @@
+"""Training in many processes, started by torchrun: who is who, and what they tell each other outside the step."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
+
+TIMEOUT = timedelta(minutes=10)
+
+
+class ProcessesError(RuntimeError):
+    """Another process of the run has died or cannot be reached."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Processes:
+    """This process among those of the run; the default is a run of one process, in which nothing is exchanged.
+
+    With many processes every method that exchanges something must be called by all of them, in the same order. What is
+    exchanged travels over `control`, a gloo group on the host, so that it never waits in the device's queue.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    restarts: int = 0
+    """How often torchrun has started the run's processes anew after one of them died."""
+    control: distributed.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """The one process that writes."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process."""
+        if self.world_size == 1:
+            return flag
+        found = torch.tensor(float(flag))
+        self._exchange(lambda: distributed.all_reduce(found, distributed.ReduceOp.MAX, self.control))
+        return bool(found)
+
+    def total(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sum of each value over the processes, in float64."""
+        if self.world_size == 1:
+            return dict(values)
+        sums = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64)
+        self._exchange(lambda: distributed.all_reduce(sums, group=self.control))
+        return dict(zip(sorted(values), sums.tolist(), strict=True))
+
+    def gather(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The (nested) dictionaries of tensors of every process, in the order of ranks, on the CPU."""
+        own = _on_cpu(state)
+        if self.world_size == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.world_size
+        self._exchange(lambda: distributed.all_gather_object(everyone, own, group=self.control))
+        return everyone
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world_size > 1:
+            self._exchange(lambda: distributed.barrier(group=self.control))
+
+    def distribute(self, module: nn.Module) -> nn.Module:
+        """`module` under DistributedDataParallel; its buffers stay each process's own."""
+        devices = None
+        device = next(module.parameters()).device
+        if device.type == "cuda":
+            devices = [device.index if device.index is not None else torch.cuda.current_device()]
+        with warnings.catch_warnings():
+            # its successor, forward_sync_buffers, is not in the oldest torch that is supported
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return nn.parallel.DistributedDataParallel(
+                module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def _exchange(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except RuntimeError as error:
+            raise ProcessesError(
+                f"process {self.rank} of {self.world_size} lost another one ({str(error).splitlines()[0]})"
+            ) from error
+
+
+def join(device_type: str) -> Processes:
+    """This process's place in the run that torchrun started; a run of one where torchrun did not.
+
+    Raises:
+        ProcessesError: the others cannot be reached.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return Processes()
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+        # torchrun's store outlives a restart: without a prefix the new processes may find the addresses of the dead ones
+        fresh = distributed.PrefixStore(f"dat-engine/start-{restarts}", store)
+        distributed.init_process_group(backend, store=fresh, rank=rank, world_size=world_size, timeout=TIMEOUT)
+        control = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=TIMEOUT))
+    except (RuntimeError, ValueError) as error:
+        raise ProcessesError(f"cannot join the {world_size} processes of this run: {error}") from error
+    return Processes(
+        rank=distributed.get_rank(),
+        world_size=world_size,
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        restarts=restarts,
+        control=control,
+    )
+
+
+def leave() -> None:
+    """End the exchange; nothing happens in a run of one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _on_cpu(value) if isinstance(value, Mapping) else value.cpu() for name, value in state.items()}
