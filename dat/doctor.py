@@ -9,6 +9,7 @@ from importlib import metadata
 
 import torch
 
+from engine.apex_sgd import why_unusable
 from kernels import available_backends
 
 
@@ -24,7 +25,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at versions, devices, kernel backends and optional packages; imports nothing heavy."""
-    return [_torch(), _torchvision(), _device(), _native_kernels(), _triton(), *_optional_packages()]
+    return [_torch(), _torchvision(), _device(), _native_kernels(), _triton(), *_optional_packages(), _apex()]
 
 
 def _version(package: str) -> str | None:
@@ -96,3 +97,9 @@ def _optional_packages() -> list[Finding]:
         text = f"installed ({purpose})" if found else f"not installed ({purpose}): pip install 'dat-engine[{extra}]'"
         findings.append(Finding(subject=subject, good=found, text=text))
     return findings
+
+
+def _apex() -> Finding:
+    reason = why_unusable()
+    text = f"{reason}; torch's fused SGD serves" if reason else "NVIDIA's, for --optimizer.implementation apex on a GPU"
+    return Finding(subject="apex", good=reason is None, text=text)

@@ -1,13 +1,15 @@
-"""Optimisers. Fused where torch has the fused form; a step with a non-finite gradient changes nothing."""
+"""Optimisers: fused SGD, torch's or apex's; a step with a non-finite gradient changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from engine import apex_sgd
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +20,13 @@ class SGDSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = False
+    implementation: Literal["torch", "apex"] = "torch"
+    """torch's fused kernels, or NVIDIA apex's where that is installed (GPU and float32 weights only; never captured in a
+    CUDA graph)."""
 
     def __post_init__(self) -> None:
+        if self.implementation not in ("torch", "apex"):
+            raise ValueError(f"implementation must be torch or apex; got {self.implementation!r}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate:g}")
         if not 0 <= self.momentum < 1:
@@ -28,50 +35,70 @@ class SGDSettings:
             raise ValueError(f"weight_decay must not be negative; got {self.weight_decay:g}")
 
 
-def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: bool = False) -> torch.optim.SGD:
-    """torch's fused SGD; `maximize` makes it ascend, as the second player of a min-max game does.
+def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: bool = False) -> torch.optim.Optimizer:
+    """Fused SGD; `maximize` makes it ascend, as the second player of a min-max game does.
 
-    Its learning rate is a tensor on the parameters' device, so that a captured graph follows the schedule.
+    torch's has its learning rate in a tensor on the parameters' device, so that a captured graph follows the schedule.
+
+    Raises:
+        ValueError: apex is asked for and cannot serve.
     """
     parameters = list(parameters)
-    device = parameters[0].device
-    # the CUDA kernel reads a float; the CPU's takes a double and so keeps float64 checks exact
-    rate = torch.tensor(
-        settings.learning_rate, device=device, dtype=torch.float32 if device.type == "cuda" else torch.float64
-    )
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-        maximize=maximize,
-        fused=True,
-    )
+    values: dict[str, Any] = {
+        "momentum": settings.momentum,
+        "weight_decay": settings.weight_decay,
+        "nesterov": settings.nesterov,
+        "maximize": maximize,
+    }
+    optimizer: torch.optim.Optimizer
+    if settings.implementation == "apex":
+        optimizer = apex_sgd.fused_sgd(parameters, learning_rate=settings.learning_rate, **values)
+    else:
+        device = parameters[0].device
+        # the CUDA kernel reads a float; the CPU's takes a double and so keeps float64 checks exact
+        precision = torch.float32 if device.type == "cuda" else torch.float64
+        rate = torch.tensor(settings.learning_rate, device=device, dtype=precision)
+        optimizer = torch.optim.SGD(parameters, lr=rate, fused=True, **values)
     if settings.momentum:
-        # torch leaves a first step's buffer uninitialised when that step is skipped; from zero the first step is the same
+        # torch leaves a first step's buffer uninitialised when that step is skipped, and apex takes the step for done;
+        # from zero the first step is the same
         for parameter in optimizer.param_groups[0]["params"]:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
+def why_not_captured(*optimizers: torch.optim.Optimizer | None) -> str | None:
+    """Why a step with these optimisers cannot be a CUDA graph, as a sentence; None where it can."""
+    apex = any(optimizer is not None and apex_sgd.is_apex(optimizer) for optimizer in optimizers)
+    return apex_sgd.CANNOT_BE_CAPTURED if apex else None
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Write the rate into the optimiser's tensor, in place."""
+    """Write the rate into the optimiser's tensor, in place; apex has a float in its place."""
     for group in optimizer.param_groups:
-        group["lr"].fill_(learning_rate)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load a `state_dict` in place: a captured graph goes on reading the same tensors."""
     for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        group["lr"].copy_(saved["lr"])
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(torch.as_tensor(saved["lr"]))
+        else:
+            group["lr"] = float(saved["lr"])
         for index, parameter in zip(saved["params"], group["params"], strict=True):
             for name, value in state["state"].get(index, {}).items():
                 optimizer.state[parameter][name].copy_(value)
 
 
-def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: torch.Tensor) -> None:
+def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: Tensor) -> None:
     """One optimiser step that leaves weights and momentum alone where `found_nonfinite` (float32 scalar) is 1."""
+    if apex_sgd.is_apex(optimizer):
+        apex_sgd.step_unless(optimizer, found_nonfinite)
+        return
     # the attributes through which torch's own GradScaler talks to fused optimisers: the decision stays on the device
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.found_inf = found_nonfinite  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from engine.data import Batch
 from engine.frozen import Branching, FrozenView
 from engine.method import Method, Noise
 from engine.nonfinite import NonFiniteGuard
-from engine.optim import SGDSettings, load_optimizer_state, sgd
+from engine.optim import SGDSettings, load_optimizer_state, sgd, why_not_captured
 from engine.phases import phase
 from engine.precision import Precision
 from engine.processes import Processes
@@ -64,12 +64,15 @@ class TrainingStep:
         self.model = model.to(memory_format=self.precision.memory_format).train()
         self.method = method
         self.update = update
+        self._many = processes.world_size > 1
         self.optimizer = sgd(model.parameters(), optimizer)
         self.second_player = method.second_player
-        self.second_optimizer: torch.optim.SGD | None = None
+        self.second_optimizer: torch.optim.Optimizer | None = None
         if self.second_player is not None:
             self.second_player.train()
             self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
+        # before view and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
+        self.guard = NonFiniteGuard(model, self.second_player, scales_loss=self.precision.scales_loss, many=self._many)
         self.view: FrozenView | None = None
         if method.view_layouts:
             self.view = FrozenView(
@@ -81,7 +84,7 @@ class TrainingStep:
                 compiled=compiled,
             )
         self._forward: Callable[[Tensor], Tensor] = model
-        if processes.world_size > 1:
+        if self._many:
             self._forward = processes.distribute(model)
             if self.second_player is not None:
                 method.distribute(processes.distribute)
@@ -89,12 +92,9 @@ class TrainingStep:
         self._losses = method.losses
         if compiled:
             self._forward = torch.compile(self._forward, dynamic=False)
-            self._local_forward = torch.compile(model, dynamic=False) if processes.world_size > 1 else self._forward
+            self._local_forward = torch.compile(model, dynamic=False) if self._many else self._forward
             self._losses = torch.compile(method.losses, dynamic=False)
         self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
-        self.guard = NonFiniteGuard(
-            model, self.second_player, scales_loss=self.precision.scales_loss, many=processes.world_size > 1
-        )
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
         """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""
@@ -115,6 +115,16 @@ class TrainingStep:
         metrics["accuracy"] = (predictions == batch.targets).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
         return metrics
+
+    @property
+    def why_not_captured(self) -> str | None:
+        """Why this step cannot be a CUDA graph, as a sentence; None where nothing is known to prevent it."""
+        if self._many:
+            return (
+                "DistributedDataParallel holds on to gradient accumulators made outside the capture, "
+                "and its exchange has not been tried inside a graph"
+            )
+        return why_not_captured(self.optimizer, self.second_optimizer)
 
     def _update_both(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
         with phase("joint"):
@@ -139,7 +149,8 @@ class TrainingStep:
         with phase("joint"):
             for parameter in parameters:
                 parameter.grad = None
-            # into .grad, not out of autograd.grad: DistributedDataParallel's hooks hang on the accumulation
+            # into .grad, not out of autograd.grad: DistributedDataParallel's hooks hang on the accumulation, and only it
+            # gives gradients the strides of their parameters, which fused optimisers walk side by side as flat memory
             self.guard.scaled(loss).backward(inputs=parameters)
         with phase("optimiser"):
             self.guard.check(loss, parameters)

@@ -160,3 +160,13 @@ def test_compiled_follows_eager_and_compiles_once(branching):
     assert counters["stats"]["unique_graphs"] == graphs
     expected = run(reference, reference, 1) + [float(reference(batch)["loss"]) for batch in batches(4)[1:]]
     assert losses == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_graphed_step_names_a_batch_of_another_size():
+    step = training_step()
+    graphed = GraphedStep(step)
+    (batch,) = batches(1)
+    graphed(batch)
+    single = Batch(**{name: getattr(batch, name)[:1] for name in ("images", "originals", "targets", "indices")})
+    with pytest.raises(ValueError, match=r"images have the shape \(1, 3, 16, 16\).*captured for \(8, 3, 16, 16\)"):
+        graphed(single)

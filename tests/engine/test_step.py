@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from dat import models
 from dat.methods.dat import DAT, DATSettings
@@ -164,3 +165,43 @@ def test_a_method_without_second_player():
 def test_an_unknown_update_mode_is_named():
     with pytest.raises(ValueError, match="'joint' or 'alternating'; got 'both'"):
         dat_step(update="both")
+
+
+class Untraceable(nn.Module):
+    """Depends on its input's values, which fx cannot trace: its BatchNorm stays unfolded in the frozen view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, images):
+        features = self.norm(self.convolution(images)).relu().mean(dim=(2, 3))
+        return self.linear(features if images.sum() > 0 else -features)
+
+
+def test_the_view_of_an_untraceable_model_follows_its_running_statistics():
+    torch.manual_seed(0)
+    model = Untraceable()
+    with pytest.warns(UserWarning, match="cannot be traced"):
+        step = TrainingStep(model, PGDAT(PGDATSettings(steps=1), TASK), optimizer=SGDSettings(learning_rate=0.05))
+    for _ in range(3):
+        step(batch())
+    step.view.refresh()
+    expected = model.eval()(batch().images)
+    torch.testing.assert_close(step.view.logits(batch().images), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_of_other_strides_reach_their_own_weights(precision):
+    """torch's fused kernels pair weights and gradients by their place in memory: the CPU's without a word."""
+    usual, restrided = (dat_step(channels_last=True, precision=precision) for _ in range(2))
+    for parameter in restrided.model.parameters():
+        parameter.register_hook(lambda gradient: gradient.contiguous())
+    for index in range(2):
+        usual(batch(index))
+        restrided(batch(index))
+    for one, other in zip(usual.model.parameters(), restrided.model.parameters(), strict=True):
+        assert other.grad.stride() == other.stride()
+        assert torch.equal(one, other)
