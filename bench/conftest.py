@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from bench.device_name import device_name
+from bench.freed_memory import keep_freed_memory
 from engine.provenance import describe_environment
 from kernels import available_backends
 
 STATISTICS = ("min", "median", "iqr", "rounds")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kept_memory() -> None:
+    keep_freed_memory()
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:

@@ -16,6 +16,7 @@ import time
 
 import torch
 
+from bench.freed_memory import keep_freed_memory
 from bench.kernel_cases import CASES, Case, Task
 from kernels import available_backends
 
@@ -58,6 +59,7 @@ def main() -> None:
         sys.exit("kernels._native was not built, so there is nothing to measure; install with a C++20 compiler present")
     from kernels import _native
 
+    keep_freed_memory()
     instructions, threads = _native.current_instruction_set(), torch.get_num_threads()
     print(f"{threads} threads, {instructions}, torch {torch.__version__}\n")
     print("| task | first formulation | ms | against it |\n|---|---|---|---|")
