@@ -237,22 +237,25 @@ def _at_most_twice(eager: Tensor, exact: Tensor) -> Callable[[str, Tensor], str 
     """The check that planes' worst errors against float64 are at most twice those of eager float32.
 
     Compared at the median plane and at the ninth decile: one frequency near 0 makes a plane's error arbitrary, in eager
-    PyTorch as much as in a kernel, so the largest error of all planes is a draw of luck.
+    PyTorch as much as in a kernel, so the largest error of all planes is a draw of luck. For the same reason one plane
+    in 200 may be off by more than a thousandth of the largest value; a sample of a batch of 128 is more than that.
     """
-    deciles = torch.tensor([0.5, 0.9], dtype=torch.float64)
+    quantiles = torch.tensor([0.5, 0.9, 0.995], dtype=torch.float64)
+    scale = exact.abs().max().item()
 
     def errors(result: Tensor) -> Tensor:
-        return (result.double() - exact).abs().flatten(2).amax(2).flatten().cpu().quantile(deciles)
+        return (result.double() - exact).abs().flatten(2).amax(2).flatten().cpu().quantile(quantiles)
 
-    allowed = 2 * (errors(eager) + torch.finfo(eager.dtype).eps * exact.abs().max().item())
+    allowed = 2 * (errors(eager) + torch.finfo(eager.dtype).eps * scale)
+    allowed[2] = 1e-3 * scale
 
     def fault(contender: str, result: Tensor) -> str | None:
         found = errors(result)
         if (found <= allowed).all():
             return None
         return (
-            "planes' worst errors against float64, median and ninth decile, are "
-            f"{found.tolist()}; twice those of eager float32, {allowed.tolist()}, are allowed"
+            f"planes' worst errors against float64 are {found.tolist()} at the quantiles {quantiles.tolist()}; "
+            f"{allowed.tolist()} are allowed, the first two being twice those of eager float32"
         )
 
     return fault
