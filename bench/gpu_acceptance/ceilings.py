@@ -1,0 +1,28 @@
+"""What this GPU does at best: bytes copied and operations of a large matrix product per second."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.gpu_acceptance.device_timing import seconds_of
+from bench.gpu_acceptance.records import Recorder
+from bench.gpu_acceptance.setting import Setting
+from engine.flops import matrix_product_rate
+
+COPY_BANDWIDTH = "copy bandwidth"
+MATRIX_PRODUCT_BF16 = "matrix product, bf16"
+
+
+def run(setting: Setting, record: Recorder) -> None:
+    count = setting.pick(1 << 29, 1 << 12)  # 2 GiB of float32, many times what a cache holds
+    source = torch.randn(count, device=setting.device)
+    copy = torch.empty_like(source)
+    with record.gate("ceilings: a large copy is a copy"):
+        seconds = seconds_of(lambda: copy.copy_(source), setting)
+        if not torch.equal(copy, source):
+            raise ValueError("the copy differs from its source")
+        record.figure(COPY_BANDWIDTH, 2 * source.nbytes / seconds / 1e9, "GB/s", note="bytes read and bytes written")
+    for name, dtype in (("bf16", torch.bfloat16), ("TF32", torch.float32)):
+        rate = matrix_product_rate(setting.device, dtype)
+        note = "8192 x 8192 x 8192, random values"
+        record.figure(f"matrix product, {name}", rate / 1e12, "TFLOP/s", note=note)

@@ -1,0 +1,52 @@
+"""Images to work on: made up, never zeros unless zeros are the point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.gpu_acceptance.setting import Setting
+from engine.data import ImageArrays, load
+
+KINDS = ("one_over_f", "random", "flat", "black")
+"""White noise hides a lossy transform, 1/f images show it; flat and black ones have exact zeros in their spectra."""
+CIFAR_IMAGES = 50_000
+_CHUNK = 5_000
+_CLASSES = tuple(f"class {index}" for index in range(10))
+
+
+def make_images(kind: str, shape: tuple[int, ...], *, seed: int = 0, device: torch.device | None = None) -> Tensor:
+    """float32 [B, C, H, W] in [0, 1], of 8-bit values but for `random`; drawn on `device`, the CPU by default."""
+    generator = torch.Generator(device or "cpu").manual_seed(seed)
+    options: dict[str, Any] = {"generator": generator, "device": device}
+    if kind == "black":
+        return torch.zeros(shape, device=device)
+    if kind == "flat":
+        return (torch.rand(*shape[:2], 1, 1, **options) * 255).round().div(255).expand(shape).contiguous()
+    if kind == "random":
+        return torch.rand(shape, **options)
+    rows, columns = (torch.fft.fftfreq(size, device=device) for size in shape[-2:])
+    frequency = rows[:, None].hypot(columns[None])
+    frequency[0, 0] = 1 / max(shape[-2:])
+    noise = torch.fft.ifft2(torch.fft.fft2(torch.randn(shape, **options)) / frequency).real
+    noise = noise / noise.std((-2, -1), correction=0, keepdim=True).clamp_min(1e-6)
+    return ((0.47 + 0.22 * noise).clamp(0, 1) * 255).round() / 255
+
+
+def training_images(setting: Setting) -> ImageArrays:
+    """CIFAR-10's training split where its folder was given, else as many made-up images of its shape, on the device."""
+    if setting.data_root is not None and not setting.rehearsal:
+        return load("cifar10", root=setting.data_root, split="train", download=False)
+    count, shape = setting.pick(CIFAR_IMAGES, 96), setting.pick((3, 32, 32), (3, 16, 16))
+    chunks = [
+        make_images("one_over_f", (size, *shape), seed=index, device=setting.device).mul(255).round().to(torch.uint8)
+        for index, size in enumerate(_chunks(count))
+    ]
+    targets = torch.randint(0, 10, (count,), generator=torch.Generator().manual_seed(0)).to(setting.device)
+    return ImageArrays(images=torch.cat(chunks), targets=targets, class_names=_CLASSES)
+
+
+def _chunks(count: int) -> list[int]:
+    return [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]

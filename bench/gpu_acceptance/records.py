@@ -1,0 +1,107 @@
+"""What a section finds out, written down line by line so that a section which dies keeps what it had."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["passed", "failed", "skipped", "unfinished"]
+
+
+class GateError(AssertionError):
+    """A gate found what must not be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """One statement about correctness. Skipped: it does not apply here. Unfinished: there was no time for it."""
+
+    name: str
+    status: Status
+    detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One measured value. It counts only where every gate whose name begins with one of `needs` has passed."""
+
+    name: str
+    value: float
+    unit: str
+    needs: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a gate wants to be known beside its result."""
+
+    text: str = ""
+
+
+def require(condition: object, message: str) -> None:
+    """Raise GateError with `message` unless `condition` holds; a tensor of one element counts as its truth."""
+    if not bool(condition):
+        raise GateError(message)
+
+
+class Recorder:
+    """Appends gates and figures to a file, one JSON object per line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def gate(self, name: str) -> Iterator[Notes]:
+        """The block is the gate: what it raises makes it fail, and the next gate goes on."""
+        notes, started = Notes(), time.monotonic()
+        try:
+            yield notes
+        except Exception as error:
+            traceback.print_exc()
+            message = str(error) if isinstance(error, GateError) else f"{type(error).__name__}: {error}"
+            self._gate(name, "failed", message, started)
+        else:
+            self._gate(name, "passed", notes.text, started)
+
+    def skipped(self, name: str, reason: str) -> None:
+        self._write(Gate(name=name, status="skipped", detail=reason))
+
+    def unfinished(self, name: str, reason: str) -> None:
+        self._write(Gate(name=name, status="unfinished", detail=reason))
+
+    def figure(self, name: str, value: float, unit: str, *, needs: Sequence[str] = (), note: str = "") -> None:
+        self._write(Figure(name=name, value=value, unit=unit, needs=tuple(needs), note=note))
+
+    def _gate(self, name: str, status: Status, detail: str, started: float) -> None:
+        detail = " ".join(detail.split())[:500]
+        self._write(Gate(name=name, status=status, detail=detail, seconds=round(time.monotonic() - started, 2)))
+
+    def _write(self, record: Gate | Figure) -> None:
+        kind = "gate" if isinstance(record, Gate) else "figure"
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, **asdict(record)}) + "\n")
+
+
+def read(paths: Sequence[Path]) -> tuple[list[Gate], list[Figure]]:
+    """All records of these files, in order; the line that a killed process left half written is passed over."""
+    gates: list[Gate] = []
+    figures: list[Figure] = []
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                fields = json.loads(line)
+            except ValueError:
+                continue
+            if fields.pop("kind") == "gate":
+                gates.append(Gate(**fields))
+            else:
+                figures.append(Figure(**{**fields, "needs": tuple(fields["needs"])}))
+    return gates, figures
