@@ -35,5 +35,5 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(wildcard kernels/*/*.cpp kern
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev,autoattack]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,autoattack,dali]"
 	touch $@

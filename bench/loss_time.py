@@ -13,13 +13,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.step_time import engine_step, random_batch
+from bench.step_time import random_data
+from dat.contenders import engine_entry
 from dat.losses import dat_loss, soft_target_ascent
+from dat.recipes import recipe
 from engine.precision import Precision
 
 BATCH, ATTACK_STEPS, TURNS, CALLS = 128, 5, 21, 40
@@ -104,9 +107,13 @@ def microseconds(tasks: dict[str, Task], device: torch.device) -> dict[str, floa
 
 def step_microseconds(batch: int, device: torch.device) -> float:
     """One DAT step at `batch`, scaled to `BATCH`."""
-    step, data = engine_step("dat", 64, Precision(name="bf16"), device), random_batch(batch, device)
-    step(data)
-    return statistics.median(seconds_of(lambda: step(data), 1, device) for _ in range(3)) * BATCH / batch * 1e6
+    precision = Precision(name="bf16", channels_last=True)
+    values = replace(recipe("cifar10-resnet18"), batch_size=batch, precision=precision)
+    contender = engine_entry(values, lambda: random_data(values), device).contender
+    data = next(contender.batches)
+    return (
+        statistics.median(seconds_of(lambda: contender.step(data), 1, device) for _ in range(3)) * BATCH / batch * 1e6
+    )
 
 
 def seconds_of(task: Task, calls: int, device: torch.device) -> float:

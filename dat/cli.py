@@ -25,7 +25,7 @@ from dat.profile import profile
 from dat.profile_flags import USAGE as PROFILE_USAGE
 from dat.profile_flags import parse_profile_flags
 from dat.recipes import RECIPES, recipe
-from dat.train import titled, train
+from dat.train import RunFailedError, titled, train
 from dat.train_flags import USAGE, parse_train_flags
 from engine.nonfinite import NonFiniteError
 from engine.processes import ProcessesError, leave
@@ -63,6 +63,11 @@ def _evaluate(arguments: Sequence[str]) -> int:
         raise ValueError("name what to evaluate: dat evaluate RUN_OR_CHECKPOINT [flags]")
     flags = parse_flags(EvaluateFlags, arguments, command="dat evaluate")
     attacks = parse_attacks(flags.attacks)
+    for name, value in (("limit", flags.limit), ("batch_size", flags.batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    if not 0 <= flags.seed < 2**63:
+        raise ValueError(f"seed must be a non-negative 63-bit number; got {flags.seed}")
     device = choose_device(flags.device)
     trained = load_trained(flags.source, device)
     epsilon = trained.recipe.epsilon if flags.epsilon is None else flags.epsilon
@@ -171,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # under torchrun all processes fail alike; one says so
             print(f"dat {command}: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteError, ProcessesError) as error:
+    except (NonFiniteError, ProcessesError, RunFailedError) as error:
         print(f"dat {command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ weights are refreshed from the model; what is counted are the model's own predic
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,12 +86,14 @@ def parse_attacks(text: str | Sequence[str]) -> tuple[str, ...]:
     """``"natural,pgd20"`` -> its attacks.
 
     Raises:
-        ValueError: an unknown attack, or none.
+        ValueError: an unknown attack, none, or AutoAttack where it is not installed.
     """
     names = tuple(name.strip() for name in (text.split(",") if isinstance(text, str) else text) if name.strip())
     unknown = [name for name in names if name not in ATTACKS]
     if unknown or not names:
         raise ValueError(f"attacks are a comma-separated choice of {', '.join(ATTACKS)}; got {text!r}")
+    if "aa" in names and importlib.util.find_spec("pyautoattack") is None:
+        raise ValueError("AutoAttack is an optional dependency; install it with: pip install 'dat-engine[autoattack]'")
     return names
 
 
@@ -201,12 +204,8 @@ def _gradient_attack(
 
 
 def _autoattack(model: nn.Module, epsilon: float, generator: torch.Generator) -> Perturb:
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError:
-        raise ValueError(
-            "AutoAttack is an optional dependency; install it with: pip install 'dat-engine[autoattack]'"
-        ) from None
+    from pyautoattack import AutoAttack  # optional; `parse_attacks` has looked
+
     device = next(model.parameters()).device
     adversary = AutoAttack(
         model, norm="Linf", eps=epsilon, version="standard", device=device, seed=generator.initial_seed()

@@ -44,23 +44,28 @@ class TrainingData:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """``"cpu"``, ``"cuda"`` or ``"cuda:1"`` -> device; None: the GPU where there is one.
+    """``"cpu"``, ``"cuda"`` or ``"cuda:1"`` -> device, made the current one; None: the GPU where there is one.
+
+    Under torchrun ``"cuda"`` is each process's own GPU.
 
     Raises:
         ValueError: a device that is not there.
     """
     if name is None:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"no device is called {name!r}; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= found:
+        if device.index >= found:
             raise ValueError(
                 f"device {name} is not there: torch {torch.__version__} sees {found} CUDA devices; use cpu"
             )
+        torch.cuda.set_device(device)
     elif device.type != "cpu":
         raise ValueError(f"device {name} is not supported; use cpu or cuda")
     return device

@@ -33,7 +33,7 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
         (
             _attribute(method),
             Annotated[type(METHODS[method].settings), tyro.conf.arg(name=method)],
-            field(default=METHODS[method].settings),
+            field(default=recipe(name, method).settings),
         )
         for method in methods
     ]

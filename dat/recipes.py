@@ -113,6 +113,17 @@ class Recipe:
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("evaluation.batch_size", "evaluation.limit", "model.width", "data.image_size"):
+            group, field_name = name.split(".")
+            value = getattr(getattr(self, group), field_name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        if not 0 <= self.seed < 2**63 - 2**32:
+            raise ValueError(f"seed must be a non-negative 63-bit number; got {self.seed}")
+        if self.batch_size == 1 and METHODS[self.method].needs_pairs:
+            raise ValueError(f"{self.method} normalises its generator over the batch; use a batch_size of at least 2")
+        if self.precision.name == "fp64":
+            raise ValueError("fp64 is for checks of the step, not for training; use auto, fp32, bf16 or fp16")
         if self.limit_train is not None and self.limit_train < 1:
             raise ValueError(f"limit_train must be at least 1; got {self.limit_train}")
         if self.data.validation < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from dat.experiment import (
     load_training_data,
 )
 from dat.recipes import Recipe, differences
-from engine.data import ImageSource
+from engine.data import DataError, ImageSource
 from engine.interruption import Interruption, parse_duration, process_start
 from engine.nonfinite import NonFiniteError
 from engine.processes import Processes, ProcessesError, join
@@ -33,6 +34,12 @@ from engine.progress import Progress, open_progress
 from engine.run_directory import RunDirectory
 from engine.step import TrainingStep
 from engine.trainer import Ending, Trainer, TrainingPlan
+
+LAUNCH_FILE = ".launch"
+
+
+class RunFailedError(RuntimeError):
+    """A run that began well and cannot go on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +83,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     if processes.world_size > 1 and recipe.engine.execution == "graphed":
         raise ValueError("one CUDA graph per step serves one process; use --engine.execution compiled with torchrun")
     path = options.run_dir or Path("runs") / f"{recipe.name}-{recipe.method}"
-    resume = options.resume or (processes.restarts > 0 and (path / "config.json").exists())
+    resume = options.resume or (processes.restarts > 0 and _began_here(path))
     if resume:
         _refuse_other_recipe(recipe, path)
     data = load_training_data(recipe, options.data_root, device, processes)
@@ -89,21 +96,36 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     with _open_run(recipe, path, resume, processes) as run, _progress(options, processes) as progress:
         progress.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
         trainer = _trainer(recipe, options, step, data, run, progress, processes)
-        if options.resume or run.checkpoints.step_paths():
+        if run.checkpoints.step_paths():
             trainer.resume()
-        with Interruption(time_limit=limit, started=process_start()) as interruption:
-            try:
-                ending = trainer.train(interruption)
-            except RuntimeError as error:
-                raise _lost_process(error, processes, path) from error
-            if ending in ("finished", "step limit"):
-                _evaluate_result(recipe, run, model, test, progress, ending, trainer)
-                return 0
-            progress.note(
-                f"stopped by {'a signal' if ending == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
-                f"training; saved in {path}; add --resume to go on"
-            )
-            return interruption.exit_code if ending == "signal" else 0
+        elif resume and processes.is_main:  # it was killed before its first checkpoint
+            run.truncate_metrics(0)
+        ending, stopped = _train(trainer, limit, path)
+        if stopped is None:
+            # a signal now ends the process at once: training is saved, and --resume evaluates again
+            _evaluate_result(recipe, run, model, test, progress, ending, trainer)
+            return 0
+        progress.note(
+            f"stopped by {'a signal' if stopped == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
+            f"training; saved in {path}; add --resume to go on"
+        )
+        return 143 if stopped == "signal" else 0
+
+
+def _train(trainer: Trainer, limit: float | None, path: Path) -> tuple[Ending, str | None]:
+    """Train; how it ended, and what asked it to stop (None: go on to the evaluation)."""
+    with Interruption(time_limit=limit, started=process_start()) as interruption:
+        try:
+            ending = trainer.train(interruption)
+        except RuntimeError as error:
+            raise _lost_process(error, trainer.processes, path) from error
+        except DataError:  # a damaged file, found when its turn came
+            raise
+        except ValueError as error:  # a full disk: the input was right, the run failed
+            raise RunFailedError(str(error)) from error
+        if ending in ("signal", "time limit"):
+            return ending, ending
+        return ending, interruption.reason if trainer.processes.world_size == 1 else None
 
 
 def _open_run(recipe: Recipe, path: Path, resume: bool, processes: Processes) -> RunDirectory:
@@ -111,9 +133,25 @@ def _open_run(recipe: Recipe, path: Path, resume: bool, processes: Processes) ->
     if not processes.is_main:
         processes.barrier()
         return RunDirectory.open(path)
-    run = RunDirectory.resume(path) if resume else RunDirectory.create(path, recipe.to_dict())
+    if resume:
+        run = RunDirectory.resume(path)
+    else:
+        run = RunDirectory.create(path, recipe.to_dict())
+        if processes.world_size > 1:
+            (path / LAUNCH_FILE).write_text(_launch())
     processes.barrier()
     return run
+
+
+def _launch() -> str:
+    """What all processes of one torchrun command share, its restarts included."""
+    return " ".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def _began_here(path: Path) -> bool:
+    """Whether the run at `path` was begun by this very torchrun command, before one of its processes died."""
+    note = path / LAUNCH_FILE
+    return note.is_file() and note.read_text() == _launch()
 
 
 def _progress(options: RunOptions, processes: Processes) -> Progress:

@@ -48,7 +48,7 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         config=(tyro.conf.AvoidSubcommands,),
     )
     chosen = replace(flags.experiment, name=name, method=method, settings=flags.settings)
-    if chosen.epochs != default.epochs and chosen.schedule == default.schedule:
+    if chosen.epochs != default.epochs and not any(word.startswith("--schedule.milestones") for word in rest):
         chosen = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs)
     return chosen, flags.run
 

@@ -7,6 +7,7 @@ loss's scale, so the scale is free: fp16 uses it to stay in range.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,12 +39,12 @@ class AttackSettings:
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= 1:
             raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
-        if self.step_size <= 0:
-            raise ValueError(f"step_size must be positive; got {self.step_size:g}")
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive and finite; got {self.step_size:g}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1; got {self.steps}")
-        if self.start_scale < 0:
-            raise ValueError(f"start_scale must not be negative; got {self.start_scale:g}")
+        if not 0 <= self.start_scale < math.inf:
+            raise ValueError(f"start_scale must be finite and not negative; got {self.start_scale:g}")
 
 
 def draw_start(images: Tensor, settings: AttackSettings, generator: torch.Generator | None) -> Tensor:

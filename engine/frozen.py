@@ -91,7 +91,7 @@ class FrozenView:
         """
         if not self._streams:
             return torch.cat([self._groups[(branch,)](group) for group, branch in zip(groups, layout, strict=True)])
-        here = torch.cuda.current_stream()
+        here = torch.cuda.current_stream(groups[0].device)
         others = []
         for stream, group, branch in zip(self._streams, groups[1:], layout[1:], strict=False):
             stream.wait_stream(here)

@@ -40,6 +40,7 @@ class NonFiniteGuard:
         self._found = torch.zeros((), device=device)
         self._loss_was_bad = torch.zeros((), device=device)
         self._consecutive = torch.zeros((), dtype=torch.int64, device=device)
+        self._longest = torch.zeros((), dtype=torch.int64, device=device)
         self._total = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped = torch.zeros((), device=device)
         """1.0 where the present step skipped an update, else 0.0."""
@@ -83,20 +84,22 @@ class NonFiniteGuard:
             self._second_statistics.restore_where(self.skipped)
         bad = (self.skipped > 0).to(torch.int64)
         self._consecutive.copy_((self._consecutive + 1) * bad)
+        self._longest.copy_(torch.maximum(self._longest, self._consecutive))
         self._total.add_(bad)
 
     def raise_if_diverged(self, *, step: int, limit: int) -> None:
         """Host check, for log points. An overflow that only makes fp16's scale shrink counts like any other bad step.
 
         Raises:
-            NonFiniteError: at least `limit` bad steps in a row; names the step and the cause.
+            NonFiniteError: at least `limit` bad steps in a row since the last look; names the step and the cause.
         """
-        consecutive = int(self._consecutive)
+        consecutive = int(self._longest)
+        self._longest.copy_(self._consecutive)
         if consecutive >= limit:
             cause = "the loss is not finite" if bool(self._loss_was_bad) else "the loss is finite, its gradient is not"
             raise NonFiniteError(
-                f"stopped at step {step}: the last {consecutive} steps were skipped because {cause}; the weights are those "
-                "of the last good step; lower the learning rate, or train in fp32 with --precision.name fp32"
+                f"stopped at step {step}: {consecutive} steps in a row were skipped because {cause}; the weights are "
+                "those of the last good step; lower the learning rate, or train in fp32 with --precision.name fp32"
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,12 +28,14 @@ class SGDSettings:
     def __post_init__(self) -> None:
         if self.implementation not in ("torch", "apex"):
             raise ValueError(f"implementation must be torch or apex; got {self.implementation!r}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive; got {self.learning_rate:g}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate:g}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1); got {self.momentum:g}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay:g}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative; got {self.weight_decay:g}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum; set one above 0, or leave nesterov off")
 
 
 def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: bool = False) -> torch.optim.Optimizer:

@@ -19,6 +19,12 @@ class Schedule:
     milestones: tuple[int, ...] = (100, 110)
     decay: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"schedule decay must lie in (0, 1]; got {self.decay:g}")
+        if any(milestone < 0 for milestone in self.milestones):
+            raise ValueError(f"schedule milestones are epochs, counted from 0; got {self.milestones}")
+
     def factor(self, progress: float, epochs: int) -> float:
         """Factor after `progress` epochs (fractional) of `epochs`."""
         if self.kind == "step":

@@ -193,8 +193,16 @@ class TrainingStep:
         if self.second_player is not None and self.second_optimizer is not None:
             self.second_player.load_state_dict(state["second_player"])
             load_optimizer_state(self.second_optimizer, state["second_optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        self.set_generator_state(state["generator"])
         self.guard.load_state_dict(state["guard"])
+
+    def set_generator_state(self, state: Tensor) -> bool:
+        """Go on with a saved random state; False, and nothing changed, where it is one of another kind of device."""
+        own = self.generator.get_state()
+        if state.numel() != own.numel():
+            return False
+        self.generator.set_state(state.cpu())
+        return True
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of `state_dict` that later steps do not change."""

@@ -95,8 +95,9 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest readable checkpoint of the run directory, of as many processes as it may have been.
 
-        With another number of processes than the checkpoint's the random numbers from here on are new ones, BatchNorm
-        statistics start from the mean over its processes, and an unfinished epoch goes on at the same share of its images.
+        With another number of processes, or another kind of device, than the checkpoint's the random numbers from here on
+        are new ones, BatchNorm statistics start from the mean over its processes, and an unfinished epoch goes on at the
+        same share of its images.
 
         Raises:
             CheckpointError: none is readable, or it belongs to another experiment.
@@ -118,11 +119,10 @@ class Trainer:
     def _take_up(self, saved: list[dict[str, Any]]) -> None:
         """Each process's own part of a checkpoint."""
         statistics = self.step.guard.statistics
-        if len(saved) == self.processes.world_size:
-            own = saved[self.processes.rank]
-            self.step.generator.set_state(own["generator"].cpu())
+        own = saved[self.processes.rank % len(saved)]
+        if len(saved) == self.processes.world_size and self.step.set_generator_state(own["generator"]):
             statistics.copy_(own["statistics"])
-            self._epoch_means = StepMeans(own["epoch_sums"])
+            self._epoch_means, self._recent_means = StepMeans(own["epoch_sums"]), StepMeans(own["recent_sums"])
             return
         position = self._position
         self.step.generator.manual_seed(self.step.generator.initial_seed() + position.step + 1)
@@ -141,6 +141,8 @@ class Trainer:
         while position.epoch < self.plan.epochs:
             ending = self._train_epoch(interruption)
             if ending is not None:
+                if ending == "step limit" and self._recent_means.sums:
+                    self._log_step(float(self.step.optimizer.param_groups[0]["lr"]), None)
                 self._save()
                 return ending
             self._finish_epoch()
@@ -209,21 +211,21 @@ class Trainer:
             (total - position.step) * self._images_per_step / rate,
         )
 
-    def _log_step(self, learning_rate: float, rate: float) -> None:
+    def _log_step(self, learning_rate: float, rate: float | None) -> None:
         position = self._position
         row = self._recent_means.means(self.processes)
         self._recent_means = StepMeans()
         self._write(
             {
                 "step": position.step,
-                "epoch": position.epoch,
+                "epoch": position.epoch + 1,
                 **row,
                 "lr": learning_rate,
                 "seconds": position.seconds,
                 "images_per_second": rate,
             }
         )
-        self._draw("train", {**row, "lr": learning_rate, "images_per_second": rate})
+        self._draw("train", {**row, "lr": learning_rate, **({} if rate is None else {"images_per_second": rate})})
         if row["skipped"]:
             self.progress.warn(
                 f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
@@ -303,6 +305,7 @@ class Trainer:
             "generator": self.step.generator.get_state(),
             "statistics": self.step.guard.statistics,
             "epoch_sums": self._epoch_means.sums,
+            "recent_sums": self._recent_means.sums,
         }
         return {
             "processes": self.processes.gather(own),

@@ -6,6 +6,7 @@ and generator play a min-max game over one loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -56,8 +57,8 @@ class DATSettings:
     """One backward for both players, or the authors' second forward at the new weights ("alternating")."""
 
     def __post_init__(self) -> None:
-        if self.beta < 0 or self.omega < 0:
-            raise ValueError(f"beta and omega must not be negative; got {self.beta:g} and {self.omega:g}")
+        if not (0 <= self.beta < math.inf and 0 <= self.omega < math.inf):
+            raise ValueError(f"beta and omega must be finite and not negative; got {self.beta:g} and {self.omega:g}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
 
@@ -162,5 +163,6 @@ ENTRY = MethodEntry(
     settings=DATSettings(),
     epochs=150,
     milestones=(100, 110),
+    needs_pairs=True,
     summary="Dual Adversarial Training: amplitude-mixed twin images, generator against classifier",
 )

@@ -32,6 +32,8 @@ class MethodEntry:
     milestones: tuple[int, ...]
     """Usual length on CIFAR and the epochs at which the learning rate drops tenfold."""
     summary: str
+    needs_pairs: bool = False
+    """Whether a batch of one image cannot be trained on (a generator with BatchNorm)."""
 
     @property
     def layout(self) -> tuple[str, ...]:

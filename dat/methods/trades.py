@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,8 +32,8 @@ class TRADESSettings:
     """Standard deviation of the gaussian start."""
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"beta must not be negative; got {self.beta:g}")
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta must be finite and not negative; got {self.beta:g}")
 
 
 class TRADES:

@@ -97,6 +97,22 @@ def test_resume_after_a_time_limit_equals_an_uninterrupted_run(tmp_path, capsys)
     assert parts["accuracy"] == whole["accuracy"]
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    assert train(tmp_path / "whole", "--epochs", "1") == 0
+    assert train(tmp_path / "run", "--epochs", "1") == 0
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    (tmp_path / "run" / "summary.json").unlink()
+    assert train(tmp_path / "run", "--epochs", "1", "--resume") == 0
+    rows, expected = (
+        [json.loads(line)["step"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("run", "whole")
+    )
+    assert rows == expected
+    first, again = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "run"))
+    assert first["accuracy"] == again["accuracy"]
+
+
 def test_sigterm_saves_and_exits_143(tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(
@@ -141,9 +157,18 @@ def refused(capsys, *words: str) -> str:
         (["train", "digits-resnet", "--model.name", "resnet19"], "no model is called 'resnet19'"),
         (["train", "digits-resnet", "--model.width", "0"], "width must be at least 1"),
         (["train", "digits-resnet", "--data.name", "digit"], "digit"),
-        (["train", "digits-resnet", "--dat.beta", "-1"], "beta and omega must not be negative"),
+        (["train", "digits-resnet", "--dat.beta", "-1"], "beta and omega must be finite and not negative"),
         (["train", "digits-resnet", "--dat.steps", "0"], "steps must be at least 1"),
         (["train", "digits-resnet", "--time-limit", "soon"], "is not a duration"),
+        (["train", "digits-resnet", "--dat.beta", "nan"], "beta and omega must be finite"),
+        (["train", "digits-resnet", "--dat.step-size", "nan"], "step_size must be positive and finite"),
+        (["train", "digits-resnet", "--optimizer.learning-rate", "nan"], "learning_rate must be positive and finite"),
+        (["train", "digits-resnet", "--schedule.decay", "-1"], "decay must lie in (0, 1]"),
+        (["train", "digits-resnet", "--evaluation.batch-size", "0"], "evaluation.batch_size must be at least 1"),
+        (["train", "digits-resnet", "--batch-size", "1"], "use a batch_size of at least 2"),
+        (["train", "digits-resnet", "--precision.name", "fp64"], "fp64 is for checks"),
+        (["train", "digits-resnet", "--seed", "-1"], "seed must be a non-negative"),
+        (["evaluate", "nowhere", "--seed", "-1"], "seed must be a non-negative"),
         (["train", "digits-resnet", "--max-steps", "0"], "max_steps must be at least 1"),
         (["train", "digits-resnet", "--evaluation.attacks", "pgd"], "comma-separated choice of natural"),
         (["train", "digits-resnet", "--device", "tpu"], "tpu"),
@@ -252,6 +277,13 @@ def test_every_recipe_field_is_a_flag():
 def test_stated_milestones_are_kept():
     recipe, _ = parse_train_flags(["cifar10-resnet18", "--epochs", "20", "--schedule.milestones", "3", "4"])
     assert recipe.schedule.milestones == (3, 4)
+
+
+def test_other_milestones_follow_the_epochs():
+    recipe, _ = parse_train_flags(["cifar10-resnet18", "--epochs", "200", "--schedule.milestones", "100", "110"])
+    assert recipe.schedule.milestones == (100, 110)
+    recipe, _ = parse_train_flags(["cifar10-resnet18", "--epochs", "30", "--schedule.decay", "0.2"])
+    assert recipe.schedule.milestones == (20, 22) and recipe.schedule.decay == 0.2
 
 
 def test_recipes_doctor_and_help(capsys):

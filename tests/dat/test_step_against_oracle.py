@@ -56,13 +56,17 @@ def oracle_dat(values, **changes):
         model_state=values.model_state,
         generator_state=values.generator_state,
         images=values.batch.images,
-        originals=values.batch.originals,
         targets=values.batch.targets,
         z=values.z,
         lam=values.lam,
         start_noise=values.start_noise,
         mix_start_noise=values.mix_start_noise,
-        **{"mix_offsets": values.mix_offsets, "mix_flip": values.mix_flip, **changes},
+        **{
+            "originals": values.batch.originals,
+            "mix_offsets": values.mix_offsets,
+            "mix_flip": values.mix_flip,
+            **changes,
+        },
     )
 
 
@@ -151,34 +155,17 @@ def _assert_psi_close(step, expected) -> None:
     assert_close(dict(generator.named_parameters())["model.0.weight"], after)
 
 
-def test_augmented_mix_source_uses_the_same_image():
+def test_augmented_mix_source_mixes_and_conditions_on_the_augmented_image():
     values = setting()
-    expected = oracle_dat(values, mix_offsets=None, mix_flip=None, mix_images=values.batch.images)
+    assert not torch.equal(values.batch.images, values.batch.originals)
+    # for the oracle the un-augmented image is then x itself; the engine's own originals must play no part
+    expected = oracle_dat(values, originals=values.batch.images, mix_offsets=None, mix_flip=None)
     step = engine_dat(values, DATSettings(mix_source="augmented"))
     noise = dat_noise(values)
     del noise["crop_offsets"], noise["flip"]
-    # the oracle conditions the generator on the originals; hand it the same images as both views
-    same = type(values.batch)(
-        images=values.batch.images,
-        originals=values.batch.images,
-        targets=values.batch.targets,
-        indices=values.batch.indices,
-    )
-    expected = oracle.dat_step(
-        model_state=values.model_state,
-        generator_state=values.generator_state,
-        images=same.images,
-        originals=same.images,
-        targets=same.targets,
-        z=values.z,
-        lam=values.lam,
-        start_noise=values.start_noise,
-        mix_start_noise=values.mix_start_noise,
-        mix_offsets=None,
-        mix_flip=None,
-    )
-    _, _, mixed, _ = step.method.groups(step.view, same, noise)
+    _, _, mixed, mixed_adversarial = step.method.groups(step.view, values.batch, noise)
     assert_close(mixed, expected["mixed_view"])
+    assert_close(mixed_adversarial, expected["mixed_adversarial"])
 
 
 def test_trades_step():

@@ -80,9 +80,9 @@ def test_path_gradient_is_one_where_a_bound_is_active():
     [
         ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
         ({"epsilon": 8.0}, r"epsilon must lie in \(0, 1\]"),
-        ({"step_size": 0.0}, "step_size must be positive"),
+        ({"step_size": 0.0}, "step_size must be positive and finite"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"start_scale": -1.0}, "start_scale must not be negative"),
+        ({"start_scale": -1.0}, "start_scale must be finite and not negative"),
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):

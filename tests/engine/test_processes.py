@@ -118,3 +118,12 @@ def test_a_process_that_dies_ends_the_run_and_torchrun_restarts_it(tmp_path):
     assert [row["epoch"] for row in epochs(tmp_path / "run")] == list(range(1, 13))
     assert (tmp_path / "run" / "summary.json").exists()
     assert "because another one has died" in text or "Signal 9" in text
+
+
+def test_a_restart_does_not_take_up_the_run_of_another_command(tmp_path):
+    assert train(tmp_path / "run", "--epochs", "1").returncode == 0
+    before = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
+    restarted = [*TORCHRUN, "--max-restarts", "1", "-m", "dat", "train", *TINY, "--epochs", "1"]
+    result = run([*restarted, "--run-dir", str(tmp_path / "run")])
+    assert result.returncode != 0 and "already holds a run" in result.stderr
+    assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == before

@@ -113,7 +113,7 @@ def test_many_nonfinite_steps_stop_the_run_and_name_the_cause():
     for _ in range(3):
         step(poisoned)
     step.guard.raise_if_diverged(step=3, limit=4)
-    with pytest.raises(NonFiniteError, match=r"stopped at step 3: the last 3 steps.*loss is not finite"):
+    with pytest.raises(NonFiniteError, match=r"stopped at step 3: 3 steps in a row.*loss is not finite"):
         step.guard.raise_if_diverged(step=3, limit=3)
 
 

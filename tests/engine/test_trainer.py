@@ -168,7 +168,7 @@ def test_divergence_stops_the_run_with_its_step(tmp_path):
         ran = trainer(run, epochs=100)
         healthy = weights(ran)
         ran.step.method.groups = lambda view, batch, noise: (batch.images * torch.nan,)
-        with pytest.raises(NonFiniteError, match="stopped at step 20: the last 20 steps"):
+        with pytest.raises(NonFiniteError, match="stopped at step 20: 20 steps in a row"):
             ran.train(interruption)
     for name, value in weights(ran).items():
         if "num_batches_tracked" not in name:
