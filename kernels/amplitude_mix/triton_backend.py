@@ -3,42 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
+from kernels import triton_tensors
 from kernels.amplitude_mix import triton_kernel, triton_pointwise
 from kernels.amplitude_mix.triton_matrices import transform_matrices
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# Warps per program by size; a program is one plane. None of them spills registers. Where there are several, all of which give
-# the same bits, the fastest is found by timing, and the first serves where there is no time for that.
-FORWARD_WARPS = {16: (1,), 32: (1,), 64: (4, 8)}
-BACKWARD_WARPS = {16: (1,), 32: (2,), 64: (8,)}
-FOLDED_FORWARD_SIZES = (32,)
-# 64 pixels fit the registers only where matrix units read operands from shared memory: Hopper and data-centre Blackwell.
-CAPABILITIES_FOR_64 = (9, 10)
-ELEMENTS_PER_PROGRAM = 1024
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How planes of a size are launched, one to a program; see `triton_transform` for folding.
+
+    Where there are several numbers of warps, all of which give the same bits, the fastest is found by timing, and the
+    first serves where there is no time for that. No plan spills registers.
+    """
+
+    folded: bool
+    num_warps: tuple[int, ...]
+
+
+# By major compute capability, then size. The matrix units of Hopper and data-centre Blackwell read an operand from
+# shared memory, which leaves registers for planes of 64 pixels; elsewhere those take the way through torch.fft.
+Plans = dict[tuple[int, ...], dict[int, Plan]]
+FORWARD_PLANS: Plans = {
+    (9, 10): {
+        16: Plan(folded=False, num_warps=(1,)),
+        32: Plan(folded=True, num_warps=(1,)),
+        64: Plan(folded=False, num_warps=(4, 8)),
+    },
+    (8, 11, 12): {16: Plan(folded=False, num_warps=(1,)), 32: Plan(folded=False, num_warps=(2,))},
+}
+BACKWARD_PLANS: Plans = {
+    (9, 10): {
+        16: Plan(folded=False, num_warps=(1,)),
+        32: Plan(folded=False, num_warps=(2,)),
+        64: Plan(folded=False, num_warps=(8,)),
+    },
+    (8, 11, 12): {16: Plan(folded=False, num_warps=(1,)), 32: Plan(folded=False, num_warps=(2,))},
+}
+ELEMENTS_PER_PROGRAM = 512
 
 _fastest_warps: dict[tuple[object, ...], int] = {}
 
 
 def serves(images: Tensor, *others: Tensor) -> str | None:
-    for tensor in (images, *others):
-        if tensor.dtype not in DTYPES:
-            return f"it takes float32, bfloat16 and float16 and was given {tensor.dtype}"
-    return None
+    return triton_tensors.why_not(triton_tensors.FLOATING, images, *others)
 
 
 def forward(images: Tensor, amplitude: Tensor, lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None) -> Tensor:
     out = torch.empty_like(images)
     samples = (lam, crop_offsets, flip)
     with torch.cuda.device_of(images):
-        if _fits_a_program(images):
-            _mix_planes(_addressable(images), _addressable(amplitude), samples, out)
-        else:
+        plan = _plan(FORWARD_PLANS, images)
+        if plan is None:
             _mix_any_size(images, amplitude, samples, out)
+        else:
+            _mix_planes(plan, _addressable(images), _addressable(amplitude), samples, out)
     return out
 
 
@@ -48,35 +72,37 @@ def backward_amplitude(
     out = torch.empty_like(amplitude)
     samples = (lam, crop_offsets, flip)
     with torch.cuda.device_of(images):
-        if _fits_a_program(images):
-            _backward_planes(_addressable(grad), _addressable(images), _addressable(amplitude), samples, out)
-        else:
+        plan = _plan(BACKWARD_PLANS, images)
+        if plan is None:
             _backward_any_size(grad, images, amplitude, samples, out)
+        else:
+            _backward_planes(plan, _addressable(grad), _addressable(images), _addressable(amplitude), samples, out)
     return out
 
 
 Samples = tuple[Tensor, Tensor | None, Tensor | None]  # lam, crop_offsets, flip
 
 
-def _mix_planes(images: Tensor, amplitude: Tensor, samples: Samples, out: Tensor) -> None:
+def _mix_planes(plan: Plan, images: Tensor, amplitude: Tensor, samples: Samples, out: Tensor) -> None:
     batch, channels, _, size = images.shape
-    folded = size in FOLDED_FORWARD_SIZES
-    table, pulse = transform_matrices(size, folded, images.device)
+    table, pulse = transform_matrices(size, plan.folded, images.device)
 
     def launch(num_warps: int) -> None:
         triton_kernel.mix_forward[(batch * channels,)](
             images, amplitude, *samples, table, pulse, out, channels,
             *images.stride(), *amplitude.stride(), *out.stride(), *_strides(*samples),
-            SIZE=size, FOLDED=folded, **_flags(*samples),
+            SIZE=size, FOLDED=plan.folded, **_flags(*samples),
             num_warps=num_warps, num_stages=1, enable_fp_fusion=True,
         )  # fmt: skip
 
-    _launch_fastest(launch, FORWARD_WARPS[size], "forward", images)
+    _launch_fastest(launch, plan, "forward", images)
 
 
-def _backward_planes(grad: Tensor, images: Tensor, amplitude: Tensor, samples: Samples, out: Tensor) -> None:
+def _backward_planes(
+    plan: Plan, grad: Tensor, images: Tensor, amplitude: Tensor, samples: Samples, out: Tensor
+) -> None:
     batch, channels, _, size = images.shape
-    table, pulse = transform_matrices(size, False, images.device)
+    table, pulse = transform_matrices(size, plan.folded, images.device)
 
     def launch(num_warps: int) -> None:
         triton_kernel.mix_backward_amplitude[(batch * channels,)](
@@ -86,7 +112,7 @@ def _backward_planes(grad: Tensor, images: Tensor, amplitude: Tensor, samples: S
             num_warps=num_warps, num_stages=1, enable_fp_fusion=True,
         )  # fmt: skip
 
-    _launch_fastest(launch, BACKWARD_WARPS[size], "backward", images)
+    _launch_fastest(launch, plan, "backward", images)
 
 
 def _mix_any_size(images: Tensor, amplitude: Tensor, samples: Samples, out: Tensor) -> None:
@@ -132,11 +158,17 @@ def _grid(images: Tensor, columns: int) -> tuple[int]:
     return (batch * channels * triton.cdiv(height * columns, ELEMENTS_PER_PROGRAM),)
 
 
-def _fits_a_program(images: Tensor) -> bool:
+def _plan(plans: Plans, images: Tensor) -> Plan | None:
+    """None where planes of this size do not fit a program of this device."""
     height, width = images.shape[-2:]
-    if width == 64 and images.is_cuda and torch.cuda.get_device_capability(images.device)[0] not in CAPABILITIES_FOR_64:
-        return False
-    return height == width and width in FORWARD_WARPS
+    capability = _capability(images)
+    by_size = next((by_size for capabilities, by_size in plans.items() if capability in capabilities), {})
+    return by_size.get(width) if height == width else None
+
+
+def _capability(images: Tensor) -> int:
+    """Major compute capability; in the interpreter Hopper's."""
+    return torch.cuda.get_device_capability(images.device)[0] if images.is_cuda else 9
 
 
 def _addressable(tensor: Tensor) -> Tensor:
@@ -146,7 +178,7 @@ def _addressable(tensor: Tensor) -> Tensor:
     return tensor if reach < 2**31 else tensor.contiguous()
 
 
-def _strides(lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None) -> tuple[int, int, int, int]:
+def _strides(lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None) -> tuple[int, ...]:
     crop_strides = (0, 0) if crop_offsets is None else crop_offsets.stride()
     return lam.stride(0), *crop_strides, 0 if flip is None else flip.stride(0)
 
@@ -155,14 +187,19 @@ def _flags(lam: Tensor, crop_offsets: Tensor | None, flip: Tensor | None) -> dic
     return {"HAS_CROP": crop_offsets is not None, "HAS_FLIP": flip is not None}
 
 
-def _launch_fastest(launch: Callable[[int], None], choices: tuple[int, ...], name: str, images: Tensor) -> None:
-    if len(choices) == 1 or not images.is_cuda:
-        return launch(choices[0])
+def _launch_fastest(launch: Callable[[int], None], plan: Plan, name: str, images: Tensor) -> None:
+    first, *others = plan.num_warps
+    if not others or not images.is_cuda:
+        return launch(first)
     planes = images.shape[0] * images.shape[1]
     case = (name, images.shape[-1], images.dtype, images.device, planes.bit_length())
     if case not in _fastest_warps:
         if torch.cuda.is_current_stream_capturing():
-            return launch(choices[0])
-        times = {n: triton.testing.do_bench(lambda n=n: launch(n), warmup=2, rep=10, return_mode="median") for n in choices}
+            return launch(first)
+        times = {n: _milliseconds(launch, n) for n in plan.num_warps}
         _fastest_warps[case] = min(times, key=times.__getitem__)
     launch(_fastest_warps[case])
+
+
+def _milliseconds(launch: Callable[[int], None], num_warps: int) -> float:
+    return triton.testing.do_bench(lambda: launch(num_warps), warmup=2, rep=10, return_mode="median")

@@ -1,16 +1,18 @@
 """The amplitude mix of 16, 32 and 64 pixel squares, one plane per program: forward and backward, each in one launch.
 
 Pixels are held as one tile [SIZE, SIZE], or FOLDED as its four quadrants [HALF, HALF]; frequencies as four tiles
-[HALF, HALF], rows v, columns u. `triton_transform` explains both, README.md derives them.
+[HALF, HALF], rows v, columns u. `triton_transform` explains both, README.md derives them. jit functions only.
 """
+
+# Triton compiles these functions; their arguments have no Python types.
+# mypy: allow-untyped-defs, allow-incomplete-defs
 
 import triton
 import triton.language as tl
 
+from kernels.amplitude_mix.triton_spectrum import generated_spectrum, phase_factors, store_projections
 from kernels.amplitude_mix.triton_transform import (
     MATRIX_SCALE,
-    complex_pairs,
-    conjugate_sums,
     folded_image_spectrum,
     folded_plane,
     whole_image_spectrum,
@@ -56,13 +58,6 @@ def mix_forward(
     images = images_ptr + image * images_stride_b + channel * images_stride_c
     amplitude = amplitude_ptr + image * amplitude_stride_b + channel * amplitude_stride_c
     out = out_ptr + image * out_stride_b + channel * out_stride_c
-    lam = tl.load(lam_ptr + image * lam_stride).to(tl.float32)
-    tl.device_assert((lam >= 0) & (lam <= 1), "amplitude_mix: lam is outside [0, 1]")
-    dc = tl.load(amplitude).to(tl.float32)
-    dy, dx, flip = _crop_and_flip(
-        crop_ptr, flip_ptr, image, crop_stride_b, crop_stride_d, flip_stride, SIZE, HAS_CROP, HAS_FLIP
-    )
-    MOVED: tl.constexpr = HAS_CROP or HAS_FLIP
 
     u, v = tl.arange(0, SIZE // 2)[None, :], tl.arange(0, SIZE // 2)[:, None]
     n, m, n_, m_ = _pixel_indices(SIZE, FOLDED)
@@ -72,9 +67,16 @@ def mix_forward(
     else:
         x = _pixels(images, n, m, images_stride_h, images_stride_w, "evict_last")
         a, b, c, d = whole_image_spectrum(x, table_ptr, SIZE)
-    r1, i1, r2, i2 = _phase_factors(a, b, c, d, u, v, pulse_ptr, SIZE // 2)
-    a, b, c, d = _generated_spectrum(r1, i1, r2, i2, u, v, amplitude, amplitude_stride_h, amplitude_stride_w, SIZE)
+    r1, i1, r2, i2 = phase_factors(a, b, c, d, u, v, pulse_ptr, SIZE // 2)
+    a, b, c, d = generated_spectrum(r1, i1, r2, i2, u, v, amplitude, amplitude_stride_h, amplitude_stride_w, SIZE)
 
+    lam = tl.load(lam_ptr + image * lam_stride).to(tl.float32)
+    tl.device_assert((lam >= 0) & (lam <= 1), "amplitude_mix: lam is outside [0, 1]")
+    dc = tl.load(amplitude).to(tl.float32)
+    dy, dx, flip = _crop_and_flip(
+        crop_ptr, flip_ptr, image, crop_stride_b, crop_stride_d, flip_stride, SIZE, HAS_CROP, HAS_FLIP
+    )
+    MOVED: tl.constexpr = HAS_CROP or HAS_FLIP
     # x is read again rather than kept: it is in the cache, and registers are short
     if FOLDED:
         g00, g01, g10, g11 = folded_plane(a, b, c, d, table_ptr, SIZE // 2)
@@ -143,14 +145,14 @@ def mix_backward_amplitude(
     n, m = tl.arange(0, SIZE)[:, None], tl.arange(0, SIZE)[None, :]
     x = _pixels(images, n, m, images_stride_h, images_stride_w, "evict_last")
     a, b, c, d = whole_image_spectrum(x, table_ptr, SIZE)
-    r1, i1, r2, i2 = _phase_factors(a, b, c, d, u, v, pulse_ptr, SIZE // 2)
-    a, b, c, d = _generated_spectrum(r1, i1, r2, i2, u, v, amplitude, amplitude_stride_h, amplitude_stride_w, SIZE)
+    r1, i1, r2, i2 = phase_factors(a, b, c, d, u, v, pulse_ptr, SIZE // 2)
+    a, b, c, d = generated_spectrum(r1, i1, r2, i2, u, v, amplitude, amplitude_stride_h, amplitude_stride_w, SIZE)
     g = whole_plane(a, b, c, d, table_ptr, SIZE)
     x = _blend(_pixels(images, n, m, images_stride_h, images_stride_w, ""), g, dc, lam, SIZE)
     g = _kept_grad(x, grad, n, m, grad_stride_h, grad_stride_w, dy, dx, flip, SIZE, HAS_CROP or HAS_FLIP)
     a, b, c, d = whole_spectrum(g, table_ptr, SIZE)
     weight = lam * (1.0 / (SIZE * SIZE * MATRIX_SCALE * MATRIX_SCALE))
-    _store_projections(r1, i1, r2, i2, a, b, c, d, weight, u, v, out, out_stride_h, out_stride_w, SIZE)
+    store_projections(r1, i1, r2, i2, a, b, c, d, weight, u, v, out, out_stride_h, out_stride_w, SIZE)
 
 
 @triton.jit
@@ -174,107 +176,6 @@ def _quadrants(plane, n, m, n_, m_, stride_h, stride_w, POLICY: tl.constexpr):
         _pixels(plane, n_, m, stride_h, stride_w, POLICY),
         _pixels(plane, n_, m_, stride_h, stride_w, POLICY),
     )
-
-
-@triton.jit
-def _phase_factors(
-    a,
-    b,
-    c,
-    d,
-    u,
-    v,
-    pulse_ptr,  # [2, HALF] float32
-    HALF: tl.constexpr,
-):
-    """complex_pairs of X/|X|, 1 where X = 0; in slot (0,0) i1 and i2 are the signs of b and c.
-
-    They are those of X + 1e-15, the transform of a faint pulse at pixel (0, 0): where X is not 0, it is above 1e-8 or so.
-    """
-    cosine_u, sine_u = tl.load(pulse_ptr + u), tl.load(pulse_ptr + HALF + u)
-    cosine_v, sine_v = tl.load(pulse_ptr + v), tl.load(pulse_ptr + HALF + v)
-    a, b, c, d = a + cosine_u * cosine_v, b + cosine_u * sine_v, c + sine_u * cosine_v, d + sine_u * sine_v
-    r1, i1, r2, i2 = complex_pairs(a, b, c, d, u, v)
-    # 1e-36 only keeps 0/0 out: the pulse's square is far above it
-    inverse1, inverse2 = tl.rsqrt(r1 * r1 + (i1 * i1 + 1e-36)), tl.rsqrt(r2 * r2 + (i2 * i2 + 1e-36))
-    corner = (u == 0) & (v == 0)
-    i1 = tl.where(corner, tl.where(b < 0, -1.0, 1.0), i1 * inverse1)
-    i2 = tl.where(corner, tl.where(c < 0, -1.0, 1.0), i2 * inverse2)
-    return r1 * inverse1, i1, r2 * inverse2, i2
-
-
-@triton.jit
-def _frequencies(u, v, SIZE: tl.constexpr):
-    """Rows and columns, in FFT order, of F(u,v)'s conjugate, of F(u,-v) and of its conjugate, as on complex_pairs' axes."""
-    HALF: tl.constexpr = SIZE // 2
-    conjugate_u, conjugate_v = tl.where(u == 0, 0, SIZE - u), tl.where(v == 0, 0, SIZE - v)
-    crossed_u, crossed_v = tl.where(u == 0, HALF, u), tl.where(v == 0, HALF, SIZE - v)
-    return conjugate_u, conjugate_v, crossed_u, crossed_v, tl.where(u == 0, HALF, SIZE - u), tl.where(v == 0, HALF, v)
-
-
-@triton.jit
-def _generated_spectrum(
-    r1,
-    i1,
-    r2,
-    i2,
-    u,
-    v,
-    plane,  # pointer to A_G[0, 0]
-    stride_h,
-    stride_w,
-    SIZE: tl.constexpr,
-):
-    """a, b, c, d of A_G U with conjugate pairs added up: both members have A_G[k] + A_G[-k]. A_G's DC is left to `_blend`.
-
-    The DC is far the largest term, and would cost the others their last places.
-    """
-    u1, v1, u2, v2, u3, v3 = _frequencies(u, v, SIZE)
-    corner = (u == 0) & (v == 0)
-    straight = tl.load(plane + (u * stride_h + v * stride_w)).to(tl.float32)
-    straight += tl.load(plane + (u1 * stride_h + v1 * stride_w), mask=corner == 0, other=0.0).to(tl.float32)
-    crossed = tl.load(plane + (u2 * stride_h + v2 * stride_w)).to(tl.float32)
-    crossed += tl.load(plane + (u3 * stride_h + v3 * stride_w), mask=corner == 0, other=0.0).to(tl.float32)
-    a, b, c, d = conjugate_sums(
-        (r1 - corner.to(tl.float32)) * straight, i1 * straight, r2 * crossed, i2 * crossed, u, v
-    )
-    b = tl.where(corner, i1 * tl.load(plane + SIZE // 2 * stride_w).to(tl.float32), b)
-    c = tl.where(corner, i2 * tl.load(plane + SIZE // 2 * stride_h).to(tl.float32), c)
-    return a, b, c, d
-
-
-@triton.jit
-def _store_projections(
-    r1,
-    i1,
-    r2,
-    i2,
-    a,
-    b,
-    c,
-    d,
-    weight,
-    u,
-    v,
-    plane,  # pointer to the gradient to A_G[0, 0]
-    stride_h,
-    stride_w,
-    SIZE: tl.constexpr,
-):
-    """Store weight Re(conj(U) G) at every frequency and its conjugate, U from _phase_factors and G as a, b, c, d."""
-    g1, h1, g2, h2 = complex_pairs(a, b, c, d, u, v)
-    straight = ((r1 * g1 + i1 * h1) * weight).to(plane.dtype.element_ty)
-    crossed = ((r2 * g2 + i2 * h2) * weight).to(plane.dtype.element_ty)
-    u1, v1, u2, v2, u3, v3 = _frequencies(u, v, SIZE)
-    corner = (u == 0) & (v == 0)
-    tl.store(plane + (u * stride_h + v * stride_w), straight)
-    tl.store(plane + (u1 * stride_h + v1 * stride_w), straight, mask=corner == 0)
-    tl.store(plane + (u2 * stride_h + v2 * stride_w), crossed)
-    tl.store(plane + (u3 * stride_h + v3 * stride_w), crossed, mask=corner == 0)
-    # F(0,HALF) and F(HALF,0)
-    b, c = (i1 * b * weight).to(plane.dtype.element_ty), (i2 * c * weight).to(plane.dtype.element_ty)
-    tl.store(plane + (u * stride_h + (v + SIZE // 2) * stride_w), b, mask=corner)
-    tl.store(plane + ((u + SIZE // 2) * stride_h + v * stride_w), c, mask=corner)
 
 
 @triton.jit

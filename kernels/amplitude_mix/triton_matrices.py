@@ -8,16 +8,18 @@ import math
 import torch
 from torch import Tensor
 
-# Matrices are stored this many times too large, so that float16 holds what their leading 11 bits leave; a transform, two
-# products, multiplies by the square.
+# Matrices are stored this many times too large, so that float16 holds what their leading 11 bits leave; a transform is
+# two products and multiplies by the square.
 MATRIX_SCALE = 512.0
-# Added to all frequencies, so that each has a phase; see triton_kernel._phase_factors.
+# Added to all frequencies, so that each has a phase; see triton_spectrum.phase_factors.
 PULSE = 1e-15
 
 
 @functools.cache
 def transform_matrices(size: int, folded: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """The table of matrices of one size, and the pulse at pixel (0, 0) as the transform shows it.
+
+    Copied to the device on first use, which must come before a CUDA graph is captured.
 
     Returns:
         table: float16, [6, 2, 2, size/2, size/2] (stage, basis, part) if folded, else [6, 2, size, size] (stage, part).
@@ -48,8 +50,8 @@ def transform_matrices(size: int, folded: bool, device: torch.device) -> tuple[T
 def _for_centred_input(matrix: Tensor) -> Tensor:
     """`matrix` so changed that it takes what `triton_transform.centred` makes of its input.
 
-    With i and j the two places, k the mean of the values there and z the centred input, z_i = k and z_n = x_n - k elsewhere:
-    x_n = z_n + k, and x_i = k - z_j because x_i + x_j = 2 k.
+    With i and j the two places, k the mean of the values there and z the centred input, z_i = k and elsewhere
+    z_n = x_n - k. So x_n = z_n + z_i, and x_i = z_i - z_j because x_i + x_j = 2 k.
     """
     length = matrix.shape[1]
     i, j = length // 4, 3 * length // 4

@@ -1,25 +1,29 @@
-"""Discrete Fourier transforms of small square planes as matrix products on register tiles. README.md derives them.
+"""Discrete Fourier transforms of small square planes as matrix products on register tiles. jit functions only.
 
-Both take the transform about the middle of the image: exp(-2 pi i u (n + 1/2)/SIZE). That differs from the plain one by a
-factor of modulus one per frequency, which cancels between the transform and its inverse. The real basis has the cosines
-u = 0..HALF-1 and the sines u = 1..HALF-1, with u = HALF in the sines' slot 0 (HALF = SIZE/2), and a plane's spectrum is four
-tiles [HALF, HALF], rows v (along the image's width), columns u (along its height): a of cosines in u and v, b of cosines in u
-and sines in v, c of sines in u and cosines in v, d of sines. F(u,v) = (a-d) - i(b+c) and F(u,-v) = (a+d) + i(b-c) for
-u, v > 0; on the axes F(0,v) = a - ib, F(HALF,v) ~ c - id, F(u,0) = a - ic, F(u,HALF) ~ b - id; slot (0,0) holds four real
-frequencies.
+Both take the transform about the middle of the image: exp(-2 pi i u (n + 1/2)/SIZE). That differs from the plain one
+by a factor of modulus one per frequency, which cancels between the transform and its inverse. The real basis has the
+cosines u = 0..HALF-1 and the sines u = 1..HALF-1, with u = HALF in the sines' slot 0 (HALF = SIZE/2). A plane's
+spectrum is four tiles [HALF, HALF], rows v (along the image's width), columns u (along its height): a of cosines in u
+and v, b of cosines in u and sines in v, c of sines in u and cosines in v, d of sines. F(u,v) = (a-d) - i(b+c) and
+F(u,-v) = (a+d) + i(b-c) for u, v > 0; on the axes F(0,v) = a - ib, F(HALF,v) ~ c - id, F(u,0) = a - ic, F(u,HALF) ~ b
+- id; slot (0,0) holds four real frequencies.
 
-`whole_*` work on a tile [SIZE, SIZE] of pixels. `folded_*` work on its four quadrants, mirrored onto the first: about the
-middle, cosines are even and sines odd, so sums of mirrored pixels need the cosines alone and differences the sines alone,
-which is half the work. Their matrices are too small for tensor cores at 16 pixels, and four tiles at 64 too many registers.
+`whole_*` work on a tile [SIZE, SIZE] of pixels. `folded_*` work on its four quadrants, mirrored onto the first: about
+the middle, cosines are even and sines odd, so sums of mirrored pixels need the cosines alone and differences the sines
+alone: half the work. (At 16 pixels the folded matrices are too small for tensor cores, at 64 four tiles take too many
+registers.)
 """
+
+# Triton compiles these functions; their arguments have no Python types.
+# mypy: allow-untyped-defs, allow-incomplete-defs
 
 import triton
 import triton.language as tl
 
 from kernels.amplitude_mix import triton_matrices
 
-# The table of matrices is [stage, basis, part], or [stage, part] for whole planes; `triton_matrices` makes it. Every stage has
-# matrices of its own, also where two are equal: the compiler would keep one it has met in registers.
+# The table of matrices is [stage, basis, part], or [stage, part] for whole planes; `triton_matrices` makes it. Every
+# stage has matrices of its own, also where two are equal: the compiler would keep one that it has met in registers.
 IMAGE_ACROSS = tl.constexpr(0)
 IMAGE_ALONG = tl.constexpr(1)
 INVERSE_ACROSS = tl.constexpr(2)
@@ -39,8 +43,8 @@ def whole_image_spectrum(
 ):
     """a, b, c, d of an image, with exact zeros where an image that is constant along an axis has them.
 
-    The phase factor is 1 where the spectrum is 0, and arbitrary where it is rounding noise instead, so zeros matter. An FFT
-    gives them exactly, for it begins with differences of pixels, and so does this transform.
+    The phase factor is 1 where the spectrum is 0, and arbitrary where it is rounding noise instead, so zeros matter. An
+    FFT gives them exactly, for it begins with differences of pixels, and so does this transform.
     """
     x = tl.trans(_product(centred(x, SIZE), table_ptr, IMAGE_ACROSS, SIZE))
     return _four_tiles(_product(centred(x, SIZE), table_ptr, IMAGE_ALONG, SIZE), SIZE)
@@ -126,31 +130,11 @@ def folded_plane(
 
 
 @triton.jit
-def complex_pairs(a, b, c, d, u, v):
-    """r1, i1, r2, i2 with F(u,v) = r1 - i i1 and F(u,-v) = r2 + i i2.
-
-    On an axis these are the two frequencies kept there, up to a constant factor of modulus one: F(0,v) and F(HALF,v), or
-    F(u,0) and F(u,HALF). In slot (0,0) r1 and r2 are the real F(0,0) and F(HALF,HALF), and i1 = i2 = 0 leaves b and c out.
-    """
-    of_u, of_v = (u != 0).to(tl.float32), (v != 0).to(tl.float32)
-    off_axis = of_u * of_v
-    return a - off_axis * d, of_v * b + of_u * c, d + off_axis * a, of_u * b - of_v * c
-
-
-@triton.jit
-def conjugate_sums(r1, i1, r2, i2, u, v):
-    """The adjoint of complex_pairs: a, b, c, d of a spectrum whose conjugate pairs are added up; b = c = 0 in slot (0,0)."""
-    of_u, of_v = (u != 0).to(tl.float32), (v != 0).to(tl.float32)
-    off_axis = of_u * of_v
-    return r1 + off_axis * r2, of_v * i1 + of_u * i2, of_u * i1 - of_v * i2, r2 - off_axis * r1
-
-
-@triton.jit
 def centred(tile, LENGTH: tl.constexpr):
     """Subtract from every row the mean of two of its values, and keep that mean in the place of the first of the two.
 
-    A row of equal values becomes its value and exact zeros, for the sum of two equal numbers is exact. The matrices of the
-    image's stages undo it.
+    A row of equal values becomes its value and exact zeros, for the sum of two equal numbers is exact. The matrices of
+    the image's stages undo it.
     """
     n = tl.arange(0, LENGTH)[None, :]
     pair = (n == LENGTH // 4) | (n == 3 * LENGTH // 4)
@@ -181,9 +165,9 @@ def _product(
     INDEX: tl.constexpr,
     LENGTH: tl.constexpr,
 ):
-    """tile @ matrix in float32's accuracy: three TF32 passes over the factors' leading bits and remainders, small terms first.
+    """tile @ matrix in float32's accuracy: TF32 products of the leading bits and remainders, small terms first.
 
-    A remainder times a remainder is below float32's last place.
+    A remainder times a remainder is below float32's last place and left out.
     """
     matrix, remainder = _matrix(table_ptr, INDEX, LENGTH)
     leading = _leading_bits(tile)
@@ -200,8 +184,8 @@ def _matrix(
 ):
     """A matrix's leading bits and remainder.
 
-    float16 holds TF32's 11 bits, and an operand read as 16 bits has the layout in which the result of one product is the
-    operand of the next without moving data between threads.
+    float16 holds TF32's 11 bits, and an operand read as 16 bits has the layout in which the result of one product is
+    the operand of the next without moving data between threads.
     """
     index = tl.arange(0, LENGTH)
     pointers = table_ptr + INDEX * (2 * LENGTH * LENGTH) + (LENGTH * index[:, None] + index[None, :])
@@ -210,6 +194,6 @@ def _matrix(
 
 @triton.jit
 def _leading_bits(tile):
-    """Nearest number with TF32's 11 significant bits. What is left of tile has at most 12, of which TF32 drops at most one."""
+    """Nearest number of TF32's 11 significant bits. It leaves at most 12 bits, of which TF32 drops at most one."""
     bits = tile.to(tl.int32, bitcast=True)
     return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)

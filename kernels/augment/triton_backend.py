@@ -6,13 +6,14 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels import triton_tensors
 from kernels.augment import triton_kernel
 
 BLOCK = 1024
 
 
 def serves(dataset: Tensor, *others: Tensor) -> str | None:
-    return None
+    return triton_tensors.why_not((torch.uint8, torch.int64, *triton_tensors.FLOATING, torch.float64), dataset, *others)
 
 
 def forward(dataset: Tensor, indices: Tensor, crop_offsets: Tensor | None, flip: Tensor | None, out: Tensor) -> None:

@@ -1,5 +1,8 @@
 """Gather, crop, flip and convert 8-bit images in one pass. jit functions only."""
 
+# Triton compiles these functions; their arguments have no Python types.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 import triton
 import triton.language as tl
 

@@ -8,19 +8,16 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels import triton_tensors
 from kernels.pgd_step import triton_kernel
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # 8 elements per thread: two 16-byte accesses in float32, one in the narrower dtypes
 BLOCK = 1024
 NUM_WARPS = 4
 
 
 def serves(images: Tensor, *others: Tensor) -> str | None:
-    for tensor in (images, *others):
-        if tensor.dtype not in (*DTYPES, torch.bool):
-            return f"it takes float32, bfloat16 and float16 and was given {tensor.dtype}"
-    return None
+    return triton_tensors.why_not((*triton_tensors.FLOATING, torch.bool), images, *others)
 
 
 def forward(

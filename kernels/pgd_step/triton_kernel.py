@@ -1,9 +1,13 @@
 """The PGD step and the random start, each one pass over memory. jit functions only.
 
-The `*_dense` kernels run over tensors that lie in memory in one and the same order, so one offset serves all of them; the
-`*_strided` ones take every tensor's own strides and go through pixels in channels-last order, which reads channels-last tensors
-straight and others in one straight run per channel.
+The `*_dense` kernels run over tensors that lie in memory in one and the same order, so one offset serves all of them.
+`step_strided` takes every tensor's own strides and goes through pixels in channels-last order, which reads
+channels-last tensors straight and others in one straight run per channel; `start_strided` goes in the order that
+numbers the noise.
 """
+
+# Triton compiles these functions; their arguments have no Python types.
+# mypy: allow-untyped-defs, allow-incomplete-defs
 
 import triton
 import triton.language as tl
@@ -166,7 +170,6 @@ def start_strided(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # elements count in NCHW order here, for that order numbers the noise
     element = _elements(WIDE, BLOCK)
     valid = element < count
     x, row = (element % width).to(tl.int64), element // width
@@ -212,7 +215,7 @@ def _scalar(value, ON_DEVICE: tl.constexpr):
 
 @triton.jit
 def _elements(WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Indices [BLOCK] of this program's elements. WIDE where 32 bits are too few; divisions are several times slower then."""
+    """Indices [BLOCK] of this program's elements. WIDE where 32 bits are too few, which makes divisions slower."""
     start = tl.program_id(0)
     if WIDE:
         start = start.to(tl.int64)
@@ -232,11 +235,11 @@ def _started(x, noise, scale, epsilon, EPSILON_ON_DEVICE: tl.constexpr):
 def _noise(seed, offset, GAUSSIAN: tl.constexpr, BLOCK: tl.constexpr):
     """Noise [BLOCK] of this program's elements, as `philox.py` defines it: four elements to a block of words."""
     block = tl.program_id(0).to(tl.int64) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
-    stream = tl.to_tensor(offset).to(tl.int64)
+    stream = offset.to(tl.int64)
     stream_low, stream_high = (stream & 0xFFFFFFFF).to(tl.uint32), (stream >> 32).to(tl.uint32)
     low, high = (block & 0xFFFFFFFF).to(tl.uint32), (block >> 32).to(tl.uint32)
     zero = tl.zeros_like(low)
-    words = tl.philox(tl.to_tensor(seed).to(tl.int64), low, high, zero + stream_low, zero + stream_high)
+    words = tl.philox(seed.to(tl.int64), low, high, zero + stream_low, zero + stream_high)
     if GAUSSIAN:
         first, second = _normal_pair(words[0], words[1])
         third, fourth = _normal_pair(words[2], words[3])
@@ -256,8 +259,8 @@ def _normal_pair(radius_word, angle_word):
     """Box and Muller's transform: sqrt(-2 ln u) cos(2 pi t) and sin, u = (24 bits + 1) 2^-24, t = 24 bits 2^-24."""
     u = ((radius_word >> 8).to(tl.int32) + 1).to(tl.float32) * (2.0**-24)
     radius = tl.sqrt_rn(-2.0 * tl.log(u))
-    # The quarter turn comes off the integer, which leaves an angle of at most pi/4. (tl.sin would keep a table in local memory
-    # for angles that do not occur.)
+    # The quarter turn comes off the integer, which leaves an angle of at most pi/4. (tl.sin would keep a table in local
+    # memory for angles that do not occur.)
     turn = (angle_word >> 8).to(tl.int32)
     quarter = (turn + (1 << 21)) >> 22
     angle = (turn - (quarter << 22)).to(tl.float32) * (6.283185307179586 * 2.0**-24)
