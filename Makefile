@@ -19,7 +19,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m bench.kernels_report
+	mkdir -p bench/results
+	result=bench/results/kernels_$$($(BIN)/python -m bench.device_name) && \
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=$$result.json.new && \
+	mv $$result.json.new $$result.json && \
+	$(BIN)/python -m bench.kernels_picture $$result.json $$result.svg
 
 clean:
 	rm -rf $(VENV) build

@@ -72,12 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if min(flags.rounds, flags.steps) < 1:
         parser.error("--rounds and --steps must be at least 1")
+    if flags.json and not flags.json.parent.is_dir():
+        parser.error(f"--json {flags.json} lies in a directory that does not exist")
     entries = contenders(flags.batch_size, flags.width, flags.precision)
     timings = time_in_turn(
         [entry.contender for entry in entries],
         DEVICE,
         rounds=flags.rounds,
         steps={entry.contender.name: flags.steps for entry in entries},
+        on_round=lambda index: print(f"round {index + 1} of {flags.rounds}", file=sys.stderr, flush=True),
     )
     print(
         f"ResNet-18 of width {flags.width}, batch {flags.batch_size}, CPU, {torch.get_num_threads()} threads, ", end=""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +12,28 @@ from torch import nn
 from dat.experiment import build_model
 from dat.recipes import Recipe, recipe_from_dict
 from engine.checkpoint import CheckpointError, load
+from engine.data import ImageSource
 from engine.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """A classifier in eval mode, the recipe it was trained by and the file it came from."""
+    """A classifier in eval mode, the recipe it was trained by, its classes, and the file it came from."""
 
     model: nn.Module
     recipe: Recipe
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
     path: Path
+
+
+def checkpoint_identity(recipe: Recipe, data: ImageSource) -> dict[str, Any]:
+    """What a checkpoint says of the experiment it belongs to; enough to build its classifier without the data."""
+    return {
+        "recipe": recipe.to_dict(),
+        "class_names": list(data.class_names),
+        "image_shape": list(data.image_shape),
+    }
 
 
 def load_trained(source: Path, device: torch.device) -> Trained:
@@ -41,7 +54,12 @@ def load_trained(source: Path, device: torch.device) -> Trained:
         path, state = source, load(source, device=device)
     if "identity" not in state or "training" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of a training run")
-    recipe = recipe_from_dict(state["identity"])
-    model = build_model(recipe).to(device)
+    identity = state["identity"]
+    recipe = recipe_from_dict(identity["recipe"])
+    channels, height, width = identity["image_shape"]
+    class_names = tuple(identity["class_names"])
+    model = build_model(recipe, len(class_names), (channels, height, width)).to(device)
     model.load_state_dict(state["training"]["model"])
-    return Trained(model=model.eval(), recipe=recipe, path=path)
+    return Trained(
+        model=model.eval(), recipe=recipe, class_names=class_names, image_shape=(channels, height, width), path=path
+    )

@@ -69,6 +69,11 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if not 0 < epsilon <= 1:
         raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
     data = load_test_data(trained.recipe, flags.data_root, flags.limit)
+    if data.class_names != trained.class_names:
+        raise ValueError(
+            f"{trained.path} was trained on other classes ({len(trained.class_names)}) than {flags.data_root} holds "
+            f"({data.num_classes}) of {trained.recipe.data.name}"
+        )
     with open_progress("silent" if flags.json else "auto") as progress:
         results = evaluate(
             trained.model,

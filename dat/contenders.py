@@ -43,7 +43,7 @@ def engine_entry(recipe: Recipe, load: LoadData, device: torch.device) -> Entry:
     """The recipe's method in this engine, warm. `load` opens the recipe's data; every contender has its own loader."""
 
     def create(data: TrainingData) -> tuple[StepFunction, StepFunction]:
-        model = build_model(recipe).to(device)
+        model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
         step = build_step(recipe, model, build_method(recipe, data.train, device))
         return executor(recipe, step), step
 

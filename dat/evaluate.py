@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from dat.losses import smoothed_targets, soft_target_ascent
 from engine.attack import AttackSettings, LogitGradient, draw_start, maximise
-from engine.data import ImageArrays, batches
+from engine.data import ImageSource, batches
 from engine.frozen import FrozenView
 from engine.processes import Processes
 
@@ -96,7 +96,7 @@ def parse_attacks(text: str | Sequence[str]) -> tuple[str, ...]:
 
 def evaluate(
     model: nn.Module,
-    data: ImageArrays,
+    data: ImageSource,
     attacks: Sequence[str],
     *,
     epsilon: float,
@@ -125,7 +125,7 @@ def evaluate(
 def evaluate_together(
     processes: Processes,
     model: nn.Module,
-    data: ImageArrays,
+    data: ImageSource,
     attacks: Sequence[str],
     *,
     epsilon: float,
@@ -160,7 +160,7 @@ def evaluate_together(
 def _accuracy(
     model: nn.Module,
     name: str,
-    data: ImageArrays,
+    data: ImageSource,
     epsilon: float,
     batch_size: int,
     generator: torch.Generator,

@@ -17,14 +17,14 @@ from dat.recipes import Recipe
 from engine.data import (
     Augmentation,
     Batch,
-    ImageArrays,
+    FileSettings,
+    ImageSource,
     Loader,
-    ResidentLoader,
-    TorchvisionLoader,
-    describe,
+    RandomResizedCrop,
     hold_out,
     load,
     mean_amplitude,
+    open_loader,
     take,
 )
 from engine.graph import GraphedStep
@@ -33,16 +33,14 @@ from engine.processes import Processes
 from engine.step import ALONE, TrainingStep
 from engine.synchronised import synchronise_batchnorm
 
-LOADERS = {"resident": ResidentLoader, "torchvision": TorchvisionLoader}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
     """The training loader and the images held out from it; `validation` is None where the recipe holds none out."""
 
     loader: Loader
-    train: ImageArrays
-    validation: ImageArrays | None
+    train: ImageSource
+    validation: ImageSource | None
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -76,50 +74,68 @@ def load_training_data(
     Raises:
         ValueError: missing or damaged data, or a size that does not fit it.
     """
-    arrays = load(recipe.data.name, root=data_root, split="train", download=True)
+    source = _read(recipe, data_root, "train", processes)
     validation = None
     if recipe.data.validation:
-        arrays, validation = hold_out(arrays, recipe.data.validation, recipe.seed)
+        source, validation = hold_out(source, recipe.data.validation, recipe.seed)
     if recipe.limit_train is not None:
-        arrays = take(arrays, recipe.limit_train, recipe.seed)
-    loader = LOADERS[recipe.data.loader](
-        arrays,
+        source = take(source, recipe.limit_train, recipe.seed)
+    augmentation = (
+        RandomResizedCrop(flip=recipe.data.flip)
+        if recipe.data.crop == "resized"
+        else Augmentation(padding=recipe.data.padding, flip=recipe.data.flip)
+    )
+    loader = open_loader(
+        recipe.data.loader,
+        source,
         batch_size=recipe.batch_size,
-        augmentation=Augmentation(padding=recipe.data.padding, flip=recipe.data.flip),
+        augmentation=augmentation,
+        workers=recipe.data.workers,
         seed=recipe.seed,
         device=device,
         rank=processes.rank,
         world_size=processes.world_size,
     )
-    return TrainingData(loader=loader, train=arrays, validation=validation)
+    return TrainingData(loader=loader, train=source, validation=validation)
 
 
-def load_test_data(recipe: Recipe, data_root: Path, limit: int | None) -> ImageArrays:
+def load_test_data(recipe: Recipe, data_root: Path, limit: int | None, processes: Processes = ALONE) -> ImageSource:
     """The test split, or a class-balanced part of it.
 
     Raises:
         ValueError: missing or damaged data, or a limit beyond the split.
     """
-    arrays = load(recipe.data.name, root=data_root, split="test", download=True)
-    return arrays if limit is None else take(arrays, limit, seed=0)
+    source = _read(recipe, data_root, "test", processes)
+    return source if limit is None else take(source, limit, seed=0)
 
 
-def build_model(recipe: Recipe) -> nn.Module:
+def _read(recipe: Recipe, data_root: Path, split: Literal["train", "test"], processes: Processes) -> ImageSource:
+    """One split; with many processes the first one reads, and downloads what is missing, before the others look."""
+    data = recipe.data
+    files = FileSettings(image_size=data.image_size, resize=data.resize, on_damaged=data.on_damaged)
+    if not processes.is_main:
+        processes.barrier()
+    source = load(data.name, root=data_root, split=split, download=processes.is_main, files=files)
+    if processes.is_main:
+        processes.barrier()
+    return source
+
+
+def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """The recipe's classifier, initialised from the recipe's seed, with the BatchNorm branches that its method uses."""
-    description = describe(recipe.data.name)
     entry = METHODS[recipe.method]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return models.build(
             recipe.model.name,
-            num_classes=description.num_classes,
+            num_classes=num_classes,
             width=recipe.model.width,
-            in_channels=description.image_shape[0],
+            in_channels=image_shape[0],
             branches=tuple(dict.fromkeys(entry.layout)),
         )
 
 
-def build_method(recipe: Recipe, train: ImageArrays, device: torch.device) -> Method:
+def build_method(recipe: Recipe, train: ImageSource, device: torch.device) -> Method:
     """The recipe's method, its generator (where it has one) initialised from the recipe's seed and on `device`."""
     task = Task(
         num_classes=train.num_classes,

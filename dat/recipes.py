@@ -9,6 +9,8 @@ from typing import Any, Literal
 import tyro
 
 from dat.methods import METHODS, method_entry
+from engine.data import LoaderKind
+from engine.data.files import OnDamaged
 from engine.optim import SGDSettings
 from engine.precision import Precision
 from engine.schedules import Schedule
@@ -20,10 +22,21 @@ class DataSettings:
 
     name: str = "cifar10"
     """Data set; `dat recipes` lists them."""
-    loader: Literal["resident", "torchvision"] = "resident"
-    """Whole data set in device memory, or a plain torchvision DataLoader."""
+    loader: LoaderKind = "auto"
+    """resident: the whole data set in device memory; dali; torchvision: a plain DataLoader; auto: resident where the data
+    fit, else DALI, else torchvision."""
+    workers: int | None = None
+    """Threads of DALI or processes of torchvision; None: the cores there are."""
+    image_size: int | None = None
+    """Edge of the images of a folder, in pixels; None: the data set's own."""
+    resize: int | None = None
+    """What the shorter edge of a file is scaled to before the crop; None: the data set's own."""
+    on_damaged: OnDamaged = "fatal"
+    """A file that cannot be decoded stops the run, or is left out ("skip") with a warning that names it."""
+    crop: Literal["padded", "resized"] = "padded"
+    """Random crop after padding with zeros, or random resized crop (image files only)."""
     padding: int = 4
-    """Zeros around the image before the random crop."""
+    """Zeros around the image before a padded crop."""
     flip: bool = True
     """Random horizontal flips."""
     validation: int = 1000
@@ -104,6 +117,8 @@ class Recipe:
             raise ValueError(f"limit_train must be at least 1; got {self.limit_train}")
         if self.data.validation < 0:
             raise ValueError(f"data.validation must not be negative; got {self.data.validation}")
+        if self.data.workers is not None and self.data.workers < 0:
+            raise ValueError(f"data.workers must not be negative; got {self.data.workers}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only; `recipe_from_dict` reads it back."""
@@ -166,7 +181,9 @@ def with_epochs(base: Recipe, epochs: int) -> Recipe:
     return replace(base, epochs=epochs, schedule=schedule)
 
 
-def _published(data: str, model: str) -> Callable[[str, str], Recipe]:
+def _published(data: DataSettings, model: str) -> Callable[[str, str], Recipe]:
+    """The method's published settings; on CIFAR these are the paper's and its authors' code's."""
+
     def create(name: str, method: str) -> Recipe:
         entry = METHODS[method]
         return Recipe(
@@ -174,10 +191,35 @@ def _published(data: str, model: str) -> Callable[[str, str], Recipe]:
             method=method,
             settings=entry.settings,
             epochs=entry.epochs,
-            data=DataSettings(name=data),
+            data=data,
             model=ModelSettings(name=model),
             schedule=Schedule(milestones=entry.milestones),
             precision=Precision(name="auto", channels_last=True),
+        )
+
+    return create
+
+
+def _tinyimagenet(name: str, method: str) -> Recipe:
+    base = _published(DataSettings(name="tinyimagenet"), "resnet18")(name, method)
+    if method != "dat":
+        return base
+    return replace(base, epochs=100, schedule=Schedule(milestones=(75, 80)))
+
+
+def _large_images(data: DataSettings) -> Callable[[str, str], Recipe]:
+    """Images of 224 pixels with torchvision's ResNet-50; nothing is published for DAT at this size."""
+
+    def create(name: str, method: str) -> Recipe:
+        base = _published(data, "resnet50")(name, method)
+        settings = replace(base.settings, coarse_amplitude=32) if method == "dat" else base.settings
+        return replace(
+            base,
+            settings=settings,
+            epsilon=4 / 255,
+            epochs=90,
+            schedule=Schedule(milestones=(30, 60, 80)),
+            optimizer=SGDSettings(weight_decay=1e-4),
         )
 
     return create
@@ -200,14 +242,20 @@ def _digits(name: str, method: str) -> Recipe:
     )
 
 
+CIFAR10 = DataSettings(name="cifar10")
+CIFAR100 = DataSettings(name="cifar100")
+
 RECIPES: dict[str, Callable[[str, str], Recipe]] = {
     "digits-resnet": _digits,
-    "cifar10-resnet18": _published("cifar10", "resnet18"),
-    "cifar100-resnet18": _published("cifar100", "resnet18"),
-    "cifar10-wrn34-10": _published("cifar10", "wrn34-10"),
-    "cifar100-wrn34-10": _published("cifar100", "wrn34-10"),
-    "cifar10-wrn28-10": _published("cifar10", "wrn28-10"),
-    "cifar100-wrn28-10": _published("cifar100", "wrn28-10"),
+    "cifar10-resnet18": _published(CIFAR10, "resnet18"),
+    "cifar100-resnet18": _published(CIFAR100, "resnet18"),
+    "cifar10-wrn34-10": _published(CIFAR10, "wrn34-10"),
+    "cifar100-wrn34-10": _published(CIFAR100, "wrn34-10"),
+    "cifar10-wrn28-10": _published(CIFAR10, "wrn28-10"),
+    "cifar100-wrn28-10": _published(CIFAR100, "wrn28-10"),
+    "tinyimagenet-resnet18": _tinyimagenet,
+    "imagenet-resnet50": _large_images(DataSettings(name="imagenet", crop="resized", validation=10_000)),
+    "imagefolder": _large_images(DataSettings(name="imagefolder", crop="resized", validation=0)),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dat.checkpoints import checkpoint_identity
 from dat.evaluate import TITLES, Accuracy, evaluate_together, parse_attacks
 from dat.experiment import (
     TrainingData,
@@ -24,7 +25,7 @@ from dat.experiment import (
     load_training_data,
 )
 from dat.recipes import Recipe, differences
-from engine.data import ImageArrays
+from engine.data import ImageSource
 from engine.interruption import Interruption, parse_duration, process_start
 from engine.nonfinite import NonFiniteError
 from engine.processes import Processes, ProcessesError, join
@@ -79,8 +80,10 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     if resume:
         _refuse_other_recipe(recipe, path)
     data = load_training_data(recipe, options.data_root, device, processes)
-    test = load_test_data(recipe, options.data_root, recipe.evaluation.limit)
-    model = build_model(recipe).to(device)
+    test = load_test_data(recipe, options.data_root, recipe.evaluation.limit, processes)
+    if test.class_names != data.train.class_names:
+        raise ValueError(f"train and test of {recipe.data.name} under {options.data_root} have different classes")
+    model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
     step = build_step(recipe, model, build_method(recipe, data.train, device), processes)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     with _open_run(recipe, path, resume, processes) as run, _progress(options, processes) as progress:
@@ -94,7 +97,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
             except RuntimeError as error:
                 raise _lost_process(error, processes, path) from error
             if ending in ("finished", "step limit"):
-                _evaluate_result(recipe, run, model, test, progress, ending, trainer.seconds, processes)
+                _evaluate_result(recipe, run, model, test, progress, ending, trainer)
                 return 0
             progress.note(
                 f"stopped by {'a signal' if ending == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
@@ -168,7 +171,7 @@ def _trainer(
         run,
         progress,
         processes=processes,
-        identity=recipe.to_dict(),
+        identity=checkpoint_identity(recipe, data.train),
         execute=executor(recipe, step, processes),
         validate=None if validation is None else validate,
     )
@@ -178,12 +181,12 @@ def _evaluate_result(
     recipe: Recipe,
     run: RunDirectory,
     model: nn.Module,
-    test: ImageArrays,
+    test: ImageSource,
     progress: Progress,
     ending: Ending,
-    seconds: float,
-    processes: Processes,
+    trainer: Trainer,
 ) -> None:
+    processes = trainer.processes
     best = run.checkpoints.best_path.exists()
     if best:
         model.load_state_dict(run.checkpoints.load_best()["training"]["model"])
@@ -207,9 +210,10 @@ def _evaluate_result(
             "epsilon": recipe.epsilon,
             "checkpoint": "best" if best else "last",
             "ending": ending,
-            "training_seconds": seconds,
+            "training_seconds": trainer.seconds,
             "evaluation_seconds": time.perf_counter() - started,
             "test_images": results[0].images,
+            "damaged_files": list(trainer.loader.damaged_files),
             "accuracy": {result.attack: result.percent for result in results},
         }
     )

@@ -252,6 +252,7 @@ class Trainer:
             "lr": float(self.step.optimizer.param_groups[0]["lr"]),
             "seconds": position.seconds,
             "best": improved,
+            "damaged_files": len(self.loader.damaged_files),
         }
         self._write(row)
         self._draw("validation", validation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torchvision
 from torch import nn
 
 from dat.models.reference_checkpoint import load_reference_state_dict
@@ -34,6 +35,10 @@ _ARCHITECTURES = {
         ),
         width=16,
     ),
+    "resnet50": _Architecture(
+        create=lambda classes, width, channels: _torchvision_resnet50(classes, width, channels),
+        width=64,
+    ),
     "wrn34-10": _Architecture(
         create=lambda classes, width, channels: WideResNet(34, num_classes=classes, width=width, in_channels=channels),
         width=160,
@@ -43,6 +48,15 @@ _ARCHITECTURES = {
         width=160,
     ),
 }
+
+
+def _torchvision_resnet50(num_classes: int, width: int, channels: int) -> nn.Module:
+    """torchvision's ResNet-50 (7x7 stem, pooling: for images of 224 pixels), its bottlenecks `width / 64` times as wide."""
+    if channels != 3:
+        raise ValueError(f"resnet50 takes images of 3 channels; got {channels}")
+    return torchvision.models.ResNet(
+        torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], num_classes=num_classes, width_per_group=width
+    )
 
 
 def names() -> tuple[str, ...]:

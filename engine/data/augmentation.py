@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Augmentation", "draw"]
+from engine.data.order import EpochOrder
+
+__all__ = ["Augmentation", "draw", "draw_epoch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +46,15 @@ def draw(
     else:
         flip = torch.zeros(batch_size, dtype=torch.bool, device=device)
     return crop_offsets, flip
+
+
+def draw_epoch(
+    augmentation: Augmentation, order: EpochOrder, epoch: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The draws of one process for a whole epoch: crop_offsets [steps, B, 2] and flip [steps, B], as `draw` has them.
+
+    All at once: an epoch that starts at a later step then finds the same numbers at the same place.
+    """
+    shape = order.steps_per_epoch, order.batch_size
+    crop_offsets, flip = draw(augmentation, shape[0] * shape[1], order.generator(epoch, device), device)
+    return crop_offsets.view(*shape, 2), flip.view(shape)

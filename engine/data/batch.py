@@ -15,6 +15,8 @@ class Batch:
 
     images: float32 [B, C, H, W] in [0, 1], the augmented view; originals: the same samples un-augmented;
     targets: int64 [B]; indices: int64 [B], positions of the samples in the split.
+
+    Where a damaged file is skipped, all four are those of the sample that takes its place.
     """
 
     images: Tensor
@@ -47,10 +49,16 @@ class Loader(Protocol):
         """The same on every process."""
         ...
 
+    @property
+    def damaged_files(self) -> tuple[str, ...]:
+        """Paths of the files that could not be decoded, those of them that have been met so far."""
+        ...
+
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from `start_step` on.
 
         A pure function of (seed, epoch, rank): started at a later step it yields exactly the rest of the whole
-        sequence. Raises ValueError for a negative epoch or a start_step outside 0..steps_per_epoch.
+        sequence. Raises ValueError for a negative epoch or a start_step outside 0..steps_per_epoch; iterating raises
+        DataError for a file that cannot be read, and for a damaged one where those are fatal.
         """
         ...

@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["EpochOrder"]
 
 # One tag for each use of the seed, so that no two draw the same numbers.
-_ORDER_STREAM, _RANK_STREAM, _SAMPLE_STREAM = 1, 2, 3
+_ORDER_STREAM, _RANK_STREAM, _SAMPLE_STREAM, _STEP_STREAM = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,10 @@ class EpochOrder:
     def generator(self, epoch: int, device: torch.device) -> torch.Generator:
         """A fresh generator on `device` for this process's own draws in one epoch."""
         return torch.Generator(device).manual_seed(self._derived_seed(_RANK_STREAM, epoch, self.rank))
+
+    def step_generator(self, epoch: int, step: int) -> torch.Generator:
+        """A fresh CPU generator for this process's own draws in one step."""
+        return torch.Generator().manual_seed(self._derived_seed(_STEP_STREAM, epoch, self.rank, step))
 
     def sample_seed(self, epoch: int, position: int) -> int:
         """A seed for the sample at `position` of this process's epoch, 0 <= position < steps * batch_size."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from engine.data.arrays import ImageArrays
-from engine.data.augmentation import Augmentation, draw
+from engine.data.augmentation import Augmentation, draw_epoch
 from engine.data.batch import Batch
 from engine.data.order import EpochOrder
 from kernels import augment
@@ -17,7 +17,8 @@ class ResidentLoader:
     """Training batches of one process out of device memory; see `engine.data.batch.Loader`.
 
     arrays: the training split, copied to `device`; batch_size: samples per process; rank, world_size: which part of
-    every epoch is this process's. No call in the epoch loop waits for the device.
+    every epoch is this process's; damaged_files: what was found while the arrays were decoded from files, if they
+    were. No call in the epoch loop waits for the device.
 
     Raises ValueError where the data set does not fill one batch on every process, or a value is out of range.
     """
@@ -32,6 +33,7 @@ class ResidentLoader:
         device: torch.device | str,
         rank: int = 0,
         world_size: int = 1,
+        damaged_files: tuple[str, ...] = (),
     ) -> None:
         self._order = EpochOrder(
             num_samples=len(arrays), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
@@ -45,6 +47,7 @@ class ResidentLoader:
         self.class_names = arrays.class_names
         self.batch_size = batch_size
         self.steps_per_epoch = self._order.steps_per_epoch
+        self.damaged_files = damaged_files
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from `start_step` on; see `engine.data.batch.Loader.epoch`."""
@@ -53,11 +56,7 @@ class ResidentLoader:
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         indices = self._order.indices(epoch, self._device)
-        # The draws of the whole epoch at once: a later start then finds the same numbers at the same place.
-        crop_offsets, flip = draw(
-            self._augmentation, indices.numel(), self._order.generator(epoch, self._device), self._device
-        )
-        crop_offsets, flip = crop_offsets.view(*indices.shape, 2), flip.view(indices.shape)
+        crop_offsets, flip = draw_epoch(self._augmentation, self._order, epoch, self._device)
         for step in range(start_step, self.steps_per_epoch):
             yield Batch(
                 images=augment(self._images, indices[step], crop_offsets=crop_offsets[step], flip=flip[step]),

@@ -10,27 +10,38 @@ from torch.utils.data import DataLoader, Dataset
 from engine.data.arrays import ImageArrays, unit_range
 from engine.data.augmentation import Augmentation
 from engine.data.batch import Batch
+from engine.data.damaged import DamagedFiles
+from engine.data.decoding import DamagedImage, centre_view, decode
+from engine.data.errors import DataError
+from engine.data.files import ImageFiles, ImageSource
 from engine.data.order import EpochOrder
+from engine.data.resized_crop import NO_RESIZED_CROP_OF_ARRAYS, RandomResizedCrop
 
 __all__ = ["TorchvisionLoader"]
+
+# augmented uint8 [B, C, H, W], original uint8 [B, C, H, W], position in the epoch [B], whether the file was decoded [B]
+_Collated = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class TorchvisionLoader:
     """Training batches of one process, augmented sample by sample on the CPU; see `engine.data.batch.Loader`.
 
-    The arguments of `ResidentLoader` and `workers`, the number of worker processes (0: in this one). Order, originals
-    and targets equal those of a ResidentLoader with the same arguments; crops and flips have the same distribution
-    but are drawn by torchvision. The global random state of torch is neither used nor changed.
+    source: images in memory or in files; batch_size, seed, device, rank, world_size: as for a `ResidentLoader`;
+    augmentation: `RandomResizedCrop` is for files alone; workers: number of worker processes (0: in this one).
+
+    Order, targets and, for images in memory, originals equal those of a ResidentLoader with the same arguments; crops
+    and flips have the same distribution but are drawn by torchvision. The global random state of torch is neither used
+    nor changed.
 
     Raises ValueError where the data set does not fill one batch on every process, or a value is out of range.
     """
 
     def __init__(
         self,
-        arrays: ImageArrays,
+        source: ImageSource,
         *,
         batch_size: int,
-        augmentation: Augmentation,
+        augmentation: Augmentation | RandomResizedCrop,
         seed: int,
         device: torch.device | str,
         rank: int = 0,
@@ -40,17 +51,23 @@ class TorchvisionLoader:
         if workers < 0:
             raise ValueError(f"workers is {workers}; use 0 (no worker process) or a positive number")
         self._order = EpochOrder(
-            num_samples=len(arrays), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+            num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        self._arrays = arrays
-        self._transform = _transform(augmentation, arrays.image_shape)
+        self._views = _Views(source, augmentation)
+        self._damaged = DamagedFiles(source) if isinstance(source, ImageFiles) else None
+        self._targets = source.targets.cpu()
         self._device = torch.device(device)
         self._workers = workers
-        self.num_classes = arrays.num_classes
-        self.image_shape = arrays.image_shape
-        self.class_names = arrays.class_names
+        self.num_classes = source.num_classes
+        self.image_shape = source.image_shape
+        self.class_names = source.class_names
         self.batch_size = batch_size
         self.steps_per_epoch = self._order.steps_per_epoch
+
+    @property
+    def damaged_files(self) -> tuple[str, ...]:
+        """See `engine.data.batch.Loader.damaged_files`."""
+        return self._damaged.paths if self._damaged is not None else ()
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from `start_step` on; see `engine.data.batch.Loader.epoch`."""
@@ -58,8 +75,10 @@ class TorchvisionLoader:
         return self._batches(epoch, start_step)
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        order = self._order.indices(epoch, self._device).flatten().tolist()
-        samples = _EpochSamples(self._arrays, self._transform, self._order, epoch, order)
+        indices = self._order.indices(epoch, self._device).flatten().tolist()
+        if self._damaged is not None:
+            indices = [self._damaged.stand_in(index) for index in indices]
+        samples = _EpochSamples(self._views, self._order, epoch, indices)
         loader = DataLoader(
             samples,
             batch_sampler=[
@@ -71,46 +90,81 @@ class TorchvisionLoader:
             # Without one of its own the DataLoader would draw its worker seed from torch's global generator.
             generator=torch.Generator(),
         )
-        for images, originals, targets, indices in loader:
-            yield Batch(
-                images=unit_range(images.to(self._device, non_blocking=True)),
-                originals=unit_range(originals.to(self._device, non_blocking=True)),
-                targets=targets.to(self._device, non_blocking=True),
-                indices=indices.to(self._device, non_blocking=True),
-            )
+        for collated in loader:
+            yield self._batch(collated, samples)
+
+    def _batch(self, collated: _Collated, samples: "_EpochSamples") -> Batch:
+        images, originals, positions, decoded = collated
+        for row in (~decoded).nonzero().squeeze(1).tolist():
+            images[row], originals[row] = self._replaced(int(positions[row]), samples)
+        indices = torch.tensor([samples.indices[position] for position in positions.tolist()])
+        return Batch(
+            images=unit_range(images.to(self._device, non_blocking=True)),
+            originals=unit_range(originals.to(self._device, non_blocking=True)),
+            targets=self._targets[indices].to(self._device, non_blocking=True),
+            indices=indices.to(self._device, non_blocking=True),
+        )
+
+    def _replaced(self, position: int, samples: "_EpochSamples") -> tuple[Tensor, Tensor]:
+        """The two views of the sample that takes the place of one that a worker could not decode."""
+        assert self._damaged is not None  # images in memory are never damaged
+        while self._damaged.examine(samples.indices[position]):
+            samples.indices[position] = self._damaged.stand_in(samples.indices[position])
+        return samples.views(position)
 
 
-class _EpochSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
-    """Position in the epoch -> (augmented uint8 image, original uint8 image, target, index in the split)."""
+class _Views:
+    """Index in the split -> (augmented uint8 image, original uint8 image); draws from torch's CPU generator."""
 
-    def __init__(
-        self,
-        arrays: ImageArrays,
-        transform: Callable[[Tensor], Tensor],
-        order: EpochOrder,
-        epoch: int,
-        indices: list[int],
-    ) -> None:
-        self._arrays = arrays
-        self._transform = transform
+    def __init__(self, source: ImageSource, augmentation: Augmentation | RandomResizedCrop) -> None:
+        if isinstance(source, ImageArrays) and isinstance(augmentation, RandomResizedCrop):
+            raise ValueError(NO_RESIZED_CROP_OF_ARRAYS)
+        self.image_shape = source.image_shape
+        self._source = source
+        self._augments_whole_file = isinstance(augmentation, RandomResizedCrop)
+        self._augment = _transform(augmentation, source.image_shape)
+
+    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
+        if isinstance(self._source, ImageArrays):
+            original = pixels = self._source.images[index]
+        else:
+            pixels = decode(self._source.paths[index])
+            original = centre_view(pixels, self._source)
+        return self._augment(pixels if self._augments_whole_file else original), original
+
+
+class _EpochSamples(Dataset[tuple[Tensor, Tensor, int, bool]]):
+    """Position in the epoch -> (augmented uint8 image, original uint8 image, the position, whether that worked)."""
+
+    def __init__(self, views: _Views, order: EpochOrder, epoch: int, indices: list[int]) -> None:
+        self.indices = indices
+        self._views = views
         self._order = order
         self._epoch = epoch
-        self._indices = indices
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor, int]:
-        index = self._indices[position]
-        original = self._arrays.images[index]
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, bool]:
+        try:
+            return *self.views(position), position, True
+        except (DamagedImage, DataError):
+            # Out of a worker process an error would come as a traceback inside a message; the loader looks again.
+            blank = torch.zeros(self._views.image_shape, dtype=torch.uint8)
+            return blank, blank, position, False
+
+    def views(self, position: int) -> tuple[Tensor, Tensor]:
         with _cpu_random_state(self._order.sample_seed(self._epoch, position)):
-            augmented = self._transform(original)
-        return augmented, original, self._arrays.targets[index], index
+            return self._views(self.indices[position])
 
 
-def _transform(augmentation: Augmentation, image_shape: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:
+def _transform(
+    augmentation: Augmentation | RandomResizedCrop, image_shape: tuple[int, int, int]
+) -> Callable[[Tensor], Tensor]:
     # Slow to import, and the other loaders do without it.
     from torchvision.transforms import v2
 
-    steps = [v2.ToImage()]
-    if augmentation.padding:
+    steps: list[torch.nn.Module] = [v2.ToImage()]
+    if isinstance(augmentation, RandomResizedCrop):
+        steps.append(v2.RandomResizedCrop(image_shape[1:], scale=augmentation.scale, ratio=augmentation.ratio))
+    elif augmentation.padding:
         steps.append(v2.RandomCrop(image_shape[1:], padding=augmentation.padding))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())

@@ -151,7 +151,7 @@ def refused(capsys, *words: str) -> str:
         (["train", "digits-resnet", "--precision.name", "int8"], "precision must be one of"),
         (["train", "digits-resnet", "--epohcs", "3"], "--epohcs, 3 (perhaps you meant --epochs)"),
         (["train", "digits-resnet", "--epochs", "many"], "--epochs: invalid literal"),
-        (["train", "digits-resnet", "--data.loader", "disk"], "'resident', 'torchvision'"),
+        (["train", "digits-resnet", "--data.loader", "disk"], "'resident', 'dali', 'torchvision'"),
         (["evaluate"], "name what to evaluate"),
         (["train", "digits-resnet", "--resume"], "there is no run at"),
         (["evaluate", "nowhere"], "nowhere is neither a run directory nor a checkpoint"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import ImageArrays
+from engine.data import ImageArrays, ImageFiles
+from tests.engine.data.pictures import photograph
 
 FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 IMAGES_PER_FILE = 4
@@ -31,12 +32,42 @@ def small_arrays():
 
 
 @pytest.fixture
-def data_root():
-    """The folder with the real data sets; skips where there is none."""
+def jpegs(tmp_path):
+    """A function (n, size, classes, ...) -> ImageFiles of n JPEGs of a size, or of several by turns."""
+
+    def make(n=24, *, sizes=((20, 16),), classes=4, image_size=16, resize=16, on_damaged="fatal"):
+        paths = [tmp_path / f"{number:03}.jpg" for number in range(n)]
+        for number, path in enumerate(paths):
+            photograph(*sizes[number % len(sizes)], seed=number).save(path, quality=90)
+        return ImageFiles(
+            paths=tuple(map(str, paths)),
+            targets=torch.arange(n) % classes,
+            class_names=tuple(f"class{number}" for number in range(classes)),
+            image_size=image_size,
+            resize=resize,
+            on_damaged=on_damaged,
+        )
+
+    return make
+
+
+def _data_root(folder):
     root = Path(os.environ.get("DAT_DATA_ROOT") or Path(__file__).parents[4] / "shared" / "data")
-    if not (root / "cifar-10-batches-py").is_dir():
-        pytest.skip(f"no cifar-10-batches-py in the data root {root}; set DAT_DATA_ROOT to the folder that holds it")
+    if not (root / folder).is_dir():
+        pytest.skip(f"no {folder} in the data root {root}; set DAT_DATA_ROOT to the folder that holds it")
     return root
+
+
+@pytest.fixture
+def data_root():
+    """The folder with the real CIFAR-10; skips where there is none."""
+    return _data_root("cifar-10-batches-py")
+
+
+@pytest.fixture
+def tinyimagenet_root():
+    """The folder with the real Tiny-ImageNet, or a part of it; skips where there is none."""
+    return _data_root("tiny-imagenet-200")
 
 
 @pytest.fixture

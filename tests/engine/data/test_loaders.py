@@ -1,12 +1,14 @@
-"""What both loaders promise: order, resuming, sharding, originals, augmentation."""
+"""What all loaders promise of images in memory: order, resuming, sharding, originals, augmentation."""
 
 import pytest
 import torch
 
-from engine.data import Augmentation, ResidentLoader, TorchvisionLoader
+from engine.data import Augmentation, DaliLoader, RandomResizedCrop, ResidentLoader, TorchvisionLoader
+from tests.engine.data.comparisons import assert_same_batches, joined
+from tests.engine.data.pictures import needs_dali
 
 AUGMENTATION = Augmentation(padding=2, flip=True)
-LOADERS = [ResidentLoader, TorchvisionLoader]
+LOADERS = [ResidentLoader, TorchvisionLoader, pytest.param(DaliLoader, marks=needs_dali)]
 
 
 @pytest.fixture(params=LOADERS, ids=lambda loader: loader.__name__)
@@ -16,18 +18,6 @@ def make_loader(request):
         return request.param(arrays, **{**defaults, **settings})
 
     return make
-
-
-def _assert_same_batches(found, expected):
-    found, expected = list(found), list(expected)
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        for field in ("images", "originals", "targets", "indices"):
-            assert torch.equal(getattr(a, field), getattr(b, field)), field
-
-
-def _indices(batches):
-    return torch.cat([batch.indices for batch in batches])
 
 
 def _crops_and_flips(image, padding):
@@ -71,7 +61,7 @@ def test_originals_and_targets_are_the_raw_data(make_loader, small_arrays):
 
 def test_every_image_comes_once_per_epoch_in_another_order(make_loader, small_arrays):
     loader = make_loader(small_arrays(24))
-    first, second = _indices(loader.epoch(0)), _indices(loader.epoch(1))
+    first, second = joined(loader.epoch(0), "indices"), joined(loader.epoch(1), "indices")
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(24))
     assert first.tolist() != second.tolist() and first.tolist() != list(range(24))
 
@@ -82,8 +72,8 @@ def test_an_epoch_is_a_pure_function_of_seed_and_epoch(make_loader, small_arrays
     expected = list(loader.epoch(2))
     list(loader.epoch(0))
     torch.manual_seed(99)
-    _assert_same_batches(loader.epoch(2), expected)
-    _assert_same_batches(make_loader(arrays).epoch(2), expected)
+    assert_same_batches(loader.epoch(2), expected)
+    assert_same_batches(make_loader(arrays).epoch(2), expected)
     other = next(make_loader(arrays, seed=12).epoch(2))
     assert not torch.equal(other.indices, expected[0].indices)
 
@@ -115,7 +105,7 @@ def test_steps_of_an_epoch_have_their_own_draws(make_loader, small_arrays):
 def test_resumed_epoch_is_the_rest_of_the_uninterrupted_one(make_loader, small_arrays, start_step):
     arrays = small_arrays(24)
     whole = list(make_loader(arrays).epoch(5))
-    _assert_same_batches(make_loader(arrays).epoch(5, start_step=start_step), whole[start_step:])
+    assert_same_batches(make_loader(arrays).epoch(5, start_step=start_step), whole[start_step:])
 
 
 def test_global_random_state_is_left_alone(make_loader, small_arrays):
@@ -128,7 +118,7 @@ def test_processes_share_no_sample_and_take_equal_steps(make_loader, small_array
     arrays = small_arrays(26)
     loaders = [make_loader(arrays, batch_size=4, rank=rank, world_size=3) for rank in range(3)]
     assert [loader.steps_per_epoch for loader in loaders] == [2, 2, 2]
-    seen = torch.cat([_indices(loader.epoch(1)) for loader in loaders])
+    seen = torch.cat([joined(loader.epoch(1), "indices") for loader in loaders])
     assert len(seen) == len(set(seen.tolist())) == 24
 
 
@@ -219,7 +209,7 @@ def test_resident_and_torchvision_give_the_same_samples(small_arrays, rank, worl
     arrays = small_arrays(26)
     resident, torchvision = (
         loader(arrays, batch_size=4, augmentation=AUGMENTATION, seed=5, device="cpu", rank=rank, world_size=world_size)
-        for loader in LOADERS
+        for loader in (ResidentLoader, TorchvisionLoader)
     )
     for a, b in zip(resident.epoch(1), torchvision.epoch(1), strict=True):
         assert torch.equal(a.indices, b.indices)
@@ -227,10 +217,31 @@ def test_resident_and_torchvision_give_the_same_samples(small_arrays, rank, worl
         assert torch.equal(a.targets, b.targets)
 
 
+@needs_dali
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2)])
+def test_resident_and_dali_give_the_same_batches(small_arrays, rank, world_size):
+    arrays = small_arrays(26)
+    settings = {"batch_size": 4, "augmentation": AUGMENTATION, "seed": 5, "device": "cpu"}
+    settings |= {"rank": rank, "world_size": world_size}
+    assert_same_batches(DaliLoader(arrays, **settings).epoch(1), ResidentLoader(arrays, **settings).epoch(1))
+
+
+@pytest.mark.parametrize("loader", LOADERS[1:])
+def test_images_in_memory_have_no_random_resized_crop(loader, small_arrays):
+    with pytest.raises(ValueError, match=r"a random resized crop is cut out of image files.* use Augmentation\("):
+        loader(small_arrays(24), batch_size=4, augmentation=RandomResizedCrop(), seed=0, device="cpu")
+
+
+def test_images_in_memory_are_never_damaged(make_loader, small_arrays):
+    loader = make_loader(small_arrays(24))
+    list(loader.epoch(0))
+    assert loader.damaged_files == ()
+
+
 def test_resident_images_follow_the_drawn_offsets(small_arrays, monkeypatch):
     offsets = torch.tensor([[0, 0], [2, -1], [-2, 2], [1, 1]], dtype=torch.int32)
     flip = torch.tensor([False, True, False, True])
-    monkeypatch.setattr("engine.data.resident.draw", lambda *_: (offsets, flip))
+    monkeypatch.setattr("engine.data.augmentation.draw", lambda *_: (offsets, flip))
     (batch,) = ResidentLoader(small_arrays(4), batch_size=4, augmentation=AUGMENTATION, seed=0, device="cpu").epoch(0)
     for image, original, (dy, dx), flipped in zip(batch.images, batch.originals, offsets.tolist(), flip, strict=True):
         assert torch.equal(image, dict(_crops_and_flips(original, 2))[dy, dx, bool(flipped)])
@@ -239,7 +250,7 @@ def test_resident_images_follow_the_drawn_offsets(small_arrays, monkeypatch):
 def test_workers_change_nothing(small_arrays):
     settings = {"batch_size": 4, "augmentation": AUGMENTATION, "seed": 5, "device": "cpu"}
     arrays = small_arrays(24)
-    _assert_same_batches(
+    assert_same_batches(
         TorchvisionLoader(arrays, workers=2, **settings).epoch(1, start_step=2),
         TorchvisionLoader(arrays, **settings).epoch(1, start_step=2),
     )

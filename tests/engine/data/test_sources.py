@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import DataError, describe, load
-from engine.data.sources import SOURCES
+from engine.data import DataError, FileSettings, describe, load
 
 
 def _load_error(root, download=False, name="cifar10", split="train"):
@@ -38,7 +37,7 @@ def test_descriptions_need_no_files():
     assert describe("cifar10").image_shape == describe("cifar100").image_shape == (3, 32, 32)
     assert describe("digits").image_shape == (1, 16, 16)
     assert [describe(name).num_classes for name in ("cifar10", "cifar100", "digits")] == [10, 100, 10]
-    for name in SOURCES:
+    for name in ("cifar10", "cifar100", "digits"):
         assert len(set(describe(name).class_names)) == describe(name).num_classes
     assert list(describe("cifar100").class_names) == sorted(describe("cifar100").class_names)
     assert describe("cifar100").class_names[::33] == ("apple", "forest", "raccoon", "worm")
@@ -46,10 +45,20 @@ def test_descriptions_need_no_files():
 
 def test_unknown_names_are_refused():
     for call in (describe, lambda name: load(name, root=None, split="train", download=False)):
-        with pytest.raises(ValueError, match="unknown data set 'cifar11'; known are cifar10, cifar100, digits"):
+        with pytest.raises(ValueError, match=r"unknown data set 'cifar11'; known are cifar10, .*, tinyimagenet$"):
             call("cifar11")
     with pytest.raises(ValueError, match="unknown split 'validation'; use train or test"):
         load("digits", root=None, split="validation", download=False)
+
+
+def test_sizes_are_for_data_sets_of_files():
+    for settings in (FileSettings(image_size=16), FileSettings(resize=16)):
+        message = "image_size and resize are for data sets of image files, and digits holds images of 16x16; leave both"
+        with pytest.raises(ValueError, match=message):
+            describe("digits", files=settings)
+        with pytest.raises(ValueError, match=message):
+            load("digits", root=None, split="test", download=False, files=settings)
+    assert len(load("digits", root=None, split="test", download=False, files=FileSettings(on_damaged="skip"))) == 359
 
 
 def test_digits_are_enlarged_and_split_class_by_class():
