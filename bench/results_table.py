@@ -50,7 +50,12 @@ def newest(folder: Path) -> Mapping[str, Any] | None:
     found = []
     for path in folder.glob("*.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result.get("kind") == "gpu_acceptance" and not result["rehearsal"] and not result["sections_chosen"]:
+        if (
+            isinstance(result, dict)
+            and result.get("kind") == "gpu_acceptance"
+            and not result["rehearsal"]
+            and not result["sections_chosen"]
+        ):
             found.append((result["environment"]["date"], {**result, "file": path.name}))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 

@@ -1,13 +1,13 @@
 """A traced model rebuilt for the attack: eval-mode BatchNorm folded away or made one affine per group of the batch.
 
-Both builders return a graph module without trainable parameters, and append to `refreshers` the functions that bring its
-tensors up to date with the live model.
+Both builders return a graph module without trainable parameters, and tell the refresher how its tensors are brought up to
+date with the live model.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
@@ -15,8 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.branches import BranchedBatchNorm
-
-Refreshers = list[Callable[[], None]]
+from engine.refreshing import Refresher
 
 
 class GroupAffine(nn.Module):
@@ -62,7 +61,7 @@ def folded(
     model: nn.Module,
     traced: fx.Graph,
     branch: str,
-    refreshers: Refreshers,
+    refresher: Refresher,
     dtype: torch.dtype,
     memory_format: torch.memory_format,
 ) -> nn.Module:
@@ -81,12 +80,12 @@ def folded(
         layer = sources.get(producer.target) if producer.op == "call_module" else None
         alone = len(producer.users) == 1 and called.count(producer.target) == 1 and called.count(node.target) == 1
         if alone and isinstance(layer, nn.Conv2d | nn.Linear):
-            modules[producer.target] = _folded_layer(layer, norm, refreshers, dtype, memory_format)
+            modules[producer.target] = _folded_layer(layer, norm, refresher, dtype, memory_format)
             node.replace_all_uses_with(producer)
             graph.erase_node(node)
         else:
-            modules[node.target] = _affine([norm], refreshers, dtype)
-    _copy_the_rest(modules, called, sources, refreshers, dtype, memory_format)
+            modules[node.target] = _affine([norm], refresher, dtype)
+    _copy_the_rest(modules, called, sources, refresher, dtype, memory_format)
     return fx.GraphModule(_nested(modules), graph).eval()
 
 
@@ -94,7 +93,7 @@ def grouped(
     model: nn.Module,
     traced: fx.Graph,
     layout: tuple[str, ...],
-    refreshers: Refreshers,
+    refresher: Refresher,
     dtype: torch.dtype,
     memory_format: torch.memory_format,
 ) -> nn.Module:
@@ -107,24 +106,19 @@ def grouped(
     for name in called:
         norms = [_of_branch(sources[name], branch) for branch in layout]
         if isinstance(norms[0], _BatchNorm):
-            modules[name] = _affine(norms, refreshers, dtype)  # type: ignore[arg-type]
-    _copy_the_rest(modules, called, sources, refreshers, dtype, memory_format)
+            modules[name] = _affine(norms, refresher, dtype)  # type: ignore[arg-type]
+    _copy_the_rest(modules, called, sources, refresher, dtype, memory_format)
     return fx.GraphModule(_nested(modules), graph).eval()
 
 
 def frozen_copy(
-    layer: nn.Module, refreshers: Refreshers, dtype: torch.dtype, memory_format: torch.memory_format
+    layer: nn.Module, refresher: Refresher, dtype: torch.dtype, memory_format: torch.memory_format
 ) -> nn.Module:
     """A copy of `layer` in eval mode and compute dtype whose refresher copies the live tensors over."""
     copy = _frozen(deepcopy(layer).eval(), dtype, memory_format)
     live = [*layer.parameters(), *layer.buffers()]
-    copies = [*copy.parameters(), *copy.buffers()]
-
-    def refresh() -> None:
-        torch._foreach_copy_(copies, live)
-
-    if live:
-        refreshers.append(refresh)
+    for target, source in zip([*copy.parameters(), *copy.buffers()], live, strict=True):
+        refresher.copy(target, source)
     return copy
 
 
@@ -144,34 +138,33 @@ def _of_branch(module: nn.Module, branch: str) -> nn.Module:
 def _folded_layer(
     layer: nn.Conv2d | nn.Linear,
     norm: _BatchNorm,
-    refreshers: Refreshers,
+    refresher: Refresher,
     dtype: torch.dtype,
     memory_format: torch.memory_format,
 ) -> nn.Module:
     result = deepcopy(layer)
     bias = result.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
     _frozen(result, dtype, memory_format)
-    shape = (-1,) + (1,) * (layer.weight.ndim - 1)
+    scale, shift = refresher.scale_and_shift(norm)
+    factor = scale.view((-1,) + (1,) * (layer.weight.ndim - 1))
 
     def refresh() -> None:
-        scale, shift = _scale_and_shift(norm)
-        result.weight.copy_(layer.weight * scale.view(shape))
-        bias.copy_(shift if layer.bias is None else shift + layer.bias * scale)
+        torch.mul(layer.weight, factor, out=result.weight)
+        if layer.bias is not None:
+            torch.addcmul(shift, layer.bias, scale, out=bias)
 
-    refreshers.append(refresh)
+    refresher.then(refresh)
+    if layer.bias is None:
+        refresher.copy(bias, shift)
     return result
 
 
-def _affine(norms: list[_BatchNorm], refreshers: Refreshers, dtype: torch.dtype) -> GroupAffine:
+def _affine(norms: list[_BatchNorm], refresher: Refresher, dtype: torch.dtype) -> GroupAffine:
     affine = GroupAffine(norms, dtype)
-
-    def refresh() -> None:
-        for group, norm in enumerate(norms):
-            scale, shift = _scale_and_shift(norm)
-            affine.scale[group].copy_(scale)
-            affine.shift[group].copy_(shift)
-
-    refreshers.append(refresh)
+    for group, norm in enumerate(norms):
+        scale, shift = refresher.scale_and_shift(norm)
+        refresher.copy(affine.scale[group], scale)
+        refresher.copy(affine.shift[group], shift)
     return affine
 
 
@@ -179,13 +172,13 @@ def _copy_the_rest(
     modules: dict[str, nn.Module],
     called: Iterable[str],
     sources: dict[str, nn.Module],
-    refreshers: Refreshers,
+    refresher: Refresher,
     dtype: torch.dtype,
     memory_format: torch.memory_format,
 ) -> None:
     for name in called:
         if name not in modules and not isinstance(sources[name], BranchedBatchNorm | _BatchNorm):
-            modules[name] = frozen_copy(sources[name], refreshers, dtype, memory_format)
+            modules[name] = frozen_copy(sources[name], refresher, dtype, memory_format)
 
 
 def _frozen(layer: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> nn.Module:
@@ -194,16 +187,6 @@ def _frozen(layer: nn.Module, dtype: torch.dtype, memory_format: torch.memory_fo
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
     return layer
-
-
-def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a BatchNorm without running statistics cannot be frozen; use track_running_stats=True")
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight
-        return scale, norm.bias - norm.running_mean * scale
-    return scale, -norm.running_mean * scale
 
 
 def _nested(modules: dict[str, nn.Module]) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine import folding
 from engine.branches import branch_layout
+from engine.refreshing import Refresher
 
 Branching = Literal["folded", "grouped"]
 
@@ -46,7 +47,7 @@ class FrozenView:
             raise ValueError(f"branching must be 'folded' or 'grouped'; got {branching!r}")
         self.dtype = dtype
         self.memory_format = memory_format
-        self._refreshers: folding.Refreshers = []
+        self._refresher = Refresher()
         self._groups: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
         self._streams: list[torch.cuda.Stream] = []
         graph = folding.trace(model)
@@ -57,20 +58,18 @@ class FrozenView:
             if graph is None:
                 forward = self._unfolded(model, unit[0])
             elif len(unit) == 1:
-                forward = folding.folded(model, graph, unit[0], self._refreshers, dtype, memory_format)
+                forward = folding.folded(model, graph, unit[0], self._refresher, dtype, memory_format)
             else:
-                forward = folding.grouped(model, graph, unit, self._refreshers, dtype, memory_format)
+                forward = folding.grouped(model, graph, unit, self._refresher, dtype, memory_format)
             self._groups[unit] = torch.compile(forward, dynamic=False) if compiled else forward
         device = next(model.parameters()).device
         if device.type == "cuda" and branching == "folded":
             self._streams = [torch.cuda.Stream(device) for _ in range(max(map(len, layouts)) - 1)]
         self.refresh()
 
-    @torch.no_grad()
     def refresh(self) -> None:
         """Copy the live model's present weights and running statistics into the view, in place."""
-        for refresh in self._refreshers:
-            refresh()
+        self._refresher()
 
     def logits(self, images: Tensor, layout: tuple[str, ...] = ("base",)) -> Tensor:
         """[B, C, H, W] in [0, 1], group i of `len(layout)` equal ones on branch layout[i] -> [B, K] in float32.
@@ -105,7 +104,7 @@ class FrozenView:
         return torch.cat(results)
 
     def _unfolded(self, model: nn.Module, branch: str) -> Callable[[Tensor], Tensor]:
-        copy = folding.frozen_copy(model, self._refreshers, self.dtype, self.memory_format)
+        copy = folding.frozen_copy(model, self._refresher, self.dtype, self.memory_format)
 
         def forward(images: Tensor) -> Tensor:
             with branch_layout(copy, (branch,)):

@@ -123,7 +123,7 @@ def _say(outcome: Outcome, launch: Launch) -> None:
     gates, figures = read([launch.work / f"{outcome.section}.jsonl"])
     red = [gate for gate in gates if gate.status in ("failed", "unfinished")]
     text = f"{len(gates)} gates, {len(red)} of them not green" if red else f"{len(gates)} gates, {len(figures)} figures"
-    end = "" if outcome.complete else f"; {outcome.detail}"
+    end = f"; {outcome.detail}" if outcome.detail else ""
     print(f"{outcome.section:16} {outcome.seconds:5.0f} s  {text}{end}", flush=True)
     for gate in red:
         print(f"    {gate.status}: {gate.name}: {gate.detail[:200]}", flush=True)

@@ -93,7 +93,8 @@ def training_step(way: Way, arrays: ImageArrays, setting: Setting) -> TrainingSt
     return TrainingStep(
         model.to(setting.device),
         method,
-        optimizer=SGDSettings(implementation=way.implementation),  # type: ignore[arg-type]
+        # the time does not depend on the rate; at the published one made-up labels could let the loss diverge
+        optimizer=SGDSettings(learning_rate=0.01, implementation=way.implementation),  # type: ignore[arg-type]
         precision=Precision(name=way.precision, channels_last=True),
         branching=way.branching,  # type: ignore[arg-type]
         compiled=way.execution != "eager",

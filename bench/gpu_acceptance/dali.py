@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
-import engine.data
 from bench.gpu_acceptance.inputs import make_images, training_images
 from bench.gpu_acceptance.kernel_backend import same_bits
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from engine.data import Augmentation, ResidentLoader
+from engine.data import Augmentation, DaliLoader, ImageFiles, ImageSource, ResidentLoader, dali_installed
 
 NAME = "dali: the loader"
 AUGMENTATION = Augmentation(padding=4, flip=True)
@@ -24,9 +20,8 @@ DECODED_DIFFERENCE = 2.0
 
 
 def run(setting: Setting, record: Recorder) -> None:
-    reason = why_missing()
-    if reason is not None:
-        record.skipped(NAME, reason)
+    if not dali_installed():
+        record.skipped(NAME, "not installed")
         return
     with record.gate(f"{NAME} gives the resident loader's batches from images in memory"):
         _same_as_resident(setting)
@@ -38,16 +33,8 @@ def run(setting: Setting, record: Recorder) -> None:
         _time(paths, setting, record)
 
 
-def why_missing() -> str | None:
-    """None where DALI can be used, else why not."""
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        return "not installed"
-    return None
-
-
-def _loader(source: Any, setting: Setting, batch_size: int) -> Any:
-    kind: Any = engine.data.DaliLoader
-    return kind(source, batch_size=batch_size, augmentation=AUGMENTATION, seed=0, device=setting.device)
+def _loader(source: ImageSource, setting: Setting, batch_size: int) -> DaliLoader:
+    return DaliLoader(source, batch_size=batch_size, augmentation=AUGMENTATION, seed=0, device=setting.device)
 
 
 def _same_as_resident(setting: Setting) -> None:
@@ -77,10 +64,10 @@ def write_jpegs(folder: Path, setting: Setting) -> list[Path]:
     return paths
 
 
-def _source(paths: list[Path]) -> Any:
-    kind: Any = engine.data.ImageFiles
+def _source(paths: list[Path]) -> ImageFiles:
     targets = torch.arange(len(paths)) % 2
-    return kind(paths=tuple(map(str, paths)), targets=targets, class_names=("even", "odd"), image_size=64, resize=64)
+    names = tuple(map(str, paths))
+    return ImageFiles(paths=names, targets=targets, class_names=("even", "odd"), image_size=64, resize=64)
 
 
 def _decodes(paths: list[Path], setting: Setting) -> str:

@@ -38,9 +38,9 @@ def make_images(kind: str, shape: tuple[int, ...], *, seed: int = 0, device: tor
 def training_images(setting: Setting) -> ImageArrays:
     """CIFAR-10's training split where its folder was given, else as many made-up images of its shape, on the device."""
     if setting.data_root is not None and not setting.rehearsal:
-        images = load("cifar10", root=setting.data_root, split="train", download=False)
-        assert isinstance(images, ImageArrays)
-        return images
+        arrays = load("cifar10", root=setting.data_root, split="train", download=False)
+        assert isinstance(arrays, ImageArrays)
+        return arrays
     count, shape = setting.pick(CIFAR_IMAGES, 96), setting.pick((3, 32, 32), (3, 16, 16))
     chunks = [
         make_images("one_over_f", (size, *shape), seed=index, device=setting.device).mul(255).round().to(torch.uint8)

@@ -17,11 +17,12 @@ from kernels import backends
 
 
 def backend_of(operation: str, setting: Setting) -> str:
-    """ "triton"; in a rehearsal by Triton's interpreter, or the reference where the operation has no Triton backend."""
-    if importlib.util.find_spec(f"kernels.{operation}.triton_backend") is not None:
-        return "triton"
-    if setting.rehearsal:
+    """ "triton"; in a rehearsal by Triton's interpreter, or the reference where there is no Triton."""
+    written = importlib.util.find_spec(f"kernels.{operation}.triton_backend") is not None
+    if setting.rehearsal and not (written and "triton" in backends.available_backends()):
         return "reference"
+    if written:
+        return "triton"
     raise GateError(f"{operation} has no Triton backend: a GPU would be served by the slow reference")
 
 

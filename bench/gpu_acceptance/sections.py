@@ -19,14 +19,21 @@ class Section:
     """Seconds after which it is stopped."""
     times: bool = False
     """Measures times: nothing else runs meanwhile."""
+    helps: bool = False
+    """Only makes others faster: it does not matter how it ends."""
 
 
 CEILINGS = Section(name="ceilings", summary="copy bandwidth and matrix-product rates of this GPU", limit=40, times=True)
 GATES = (
-    Section(name="warm_compiler", summary="fills the compiler's cache for step_times; checks nothing", limit=240),
     Section(
-        name="mix_gates", summary="amplitude_mix against float64: sizes, dtypes, layouts, crop and flip", limit=150
+        name="warm_compiler",
+        summary="fills the compiler's cache for step_times; checks nothing",
+        limit=180,
+        helps=True,
     ),
+    Section(name="mix_gates_32", summary="amplitude_mix at 32 pixels against float64", limit=120),
+    Section(name="mix_gates_64", summary="amplitude_mix at 64 pixels against float64", limit=150),
+    Section(name="mix_gates_rest", summary="amplitude_mix at 16 pixels and through torch.fft", limit=120),
     Section(
         name="pointwise_gates", summary="pgd_step bit for bit, pgd_start, augment; all under torch.compile", limit=120
     ),
@@ -44,13 +51,13 @@ GATES = (
     Section(name="data_gates", summary="resident loader and prefetching on a side stream", limit=60),
 )
 TIMES = (
+    Section(name="kernel_times", summary="the kernels against copy bandwidth", limit=60, times=True),
     Section(
         name="step_times",
         summary="DAT, PGD-AT and the eager baselines: epoch, ratios, GPU busy, memory, FLOP/s",
         limit=240,
         times=True,
     ),
-    Section(name="kernel_times", summary="the kernels against copy bandwidth", limit=60, times=True),
     Section(
         name="optimisers", summary="torch's fused SGD and NVIDIA apex's: right, and how fast", limit=45, times=True
     ),

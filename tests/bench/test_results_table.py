@@ -78,6 +78,7 @@ def test_the_newest_whole_result_is_shown(files):
     (results / "part.json").write_text(json.dumps(result("2026-03-01T00:00:00+00:00", sections_chosen=["dali"])))
     (results / "rehearsed.json").write_text(json.dumps(result("2026-04-01T00:00:00+00:00", rehearsal=True)))
     (results / "other.json").write_text("{}")
+    (results / "list.json").write_text("[]")
     assert run(files) == 0
     text = readme.read_text()
     assert "NVIDIA H200, torch 2.11.0+cu130" in text and "2026-02-01" in text and "bench/results/new.json" in text

@@ -115,6 +115,31 @@ def test_refresh_follows_the_model_in_place():
     assert pointers == {name: tensor.data_ptr() for name, tensor in view._groups[("mix",)].state_dict().items()}
 
 
+class Operations(TorchDispatchMode):
+    """Counts the operations that would be launches on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view and function is not torch.ops.aten.detach.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("branching", "layouts", "limit"), [("folded", LAYOUTS, 50), ("grouped", (("base", "mix"),), 10)]
+)
+def test_a_refresh_is_few_launches(branching, layouts, limit):
+    """One per folded convolution (20 in each of two branches), the rest some operations on lists of tensors."""
+    view = FrozenView(
+        models.build("resnet18", num_classes=7, width=4), layouts, dtype=torch.bfloat16, branching=branching
+    )
+    with Operations() as operations:
+        view.refresh()
+    assert 0 < operations.count <= limit
+
+
 def test_the_model_keeps_its_mode_and_its_gradients():
     model = models.build("resnet18", num_classes=7, width=4).train()
     FrozenView(model)
