@@ -25,6 +25,7 @@ from dat.experiment import (
     load_test_data,
     load_training_data,
 )
+from dat.methods import METHODS
 from dat.recipes import Recipe, differences
 from engine.data import DataError, ImageSource
 from engine.interruption import Interruption, parse_duration, process_start
@@ -212,6 +213,7 @@ def _trainer(
         identity=checkpoint_identity(recipe, data.train),
         execute=executor(recipe, step, processes),
         validate=None if validation is None else validate,
+        select_by=METHODS[recipe.method].select_by,
     )
 
 

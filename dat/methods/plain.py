@@ -56,5 +56,6 @@ ENTRY = MethodEntry(
     settings=PlainSettings(),
     epochs=200,
     milestones=(100, 150),
+    select_by="natural",
     summary="plain training on clean images: the reference point, not robust",
 )

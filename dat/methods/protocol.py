@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -32,6 +32,8 @@ class MethodEntry:
     milestones: tuple[int, ...]
     """Usual length on CIFAR and the epochs at which the learning rate drops tenfold."""
     summary: str
+    select_by: Literal["pgd20", "natural"] = "pgd20"
+    """Validation accuracy that the best checkpoint maximises; PGD-20's would pick noise where nothing is robust."""
     needs_pairs: bool = False
     """Whether a batch of one image cannot be trained on (a generator with BatchNorm)."""
 
