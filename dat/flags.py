@@ -33,16 +33,21 @@ def parse_flags(
         raise ValueError(_one_sentence(complaint.getvalue())) from None
 
 
-def flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    """What ``--flag VALUE`` or ``--flag=VALUE`` says before anything is parsed (the last one counts), or None."""
-    value = None
+def take_flag(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """What ``--flag VALUE`` or ``--flag=VALUE`` says before anything is parsed (the last one counts), and the other words.
+
+    None where the flag is not given.
+    """
+    value, rest = None, []
     words = iter(arguments)
     for word in words:
         if word == flag:
             value = next(words, "")
         elif word.startswith(f"{flag}="):
             value = word.removeprefix(f"{flag}=")
-    return value
+        else:
+            rest.append(word)
+    return value, rest
 
 
 def _one_sentence(box: str) -> str:

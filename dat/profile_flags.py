@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from dat.flags import flag_value, parse_flags
+from dat.flags import parse_flags, take_flag
 from dat.methods import METHODS, method_entry
 from dat.profile import ProfileOptions
 from dat.recipes import Recipe, recipe
@@ -26,7 +26,7 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
     """
     name, rest = take_recipe(arguments, USAGE)
     # which methods are named decides which further flags there are
-    named = flag_value(rest, "--methods")
+    named, _ = take_flag(rest, "--methods")
     methods = parse_methods(ProfileOptions().methods if named is None else named)
     default = recipe(name, methods[0])
     settings: list[Any] = [

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from dat.flags import parse_flags
+from dat.flags import parse_flags, take_flag
 from dat.methods import METHODS
 from dat.recipes import RECIPES, Recipe, recipe, with_epochs
 from dat.train import RunOptions
@@ -24,7 +24,9 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         SystemExit: after ``--help``.
     """
     name, rest = take_recipe(arguments, USAGE)
-    method, rest = _take_method(rest)
+    # which method it is decides which further flags there are
+    named, rest = take_flag(rest, "--method")
+    method = "dat" if named is None else named
     default = recipe(name, method)
     flags_type = make_dataclass(
         "Flags",
@@ -62,17 +64,3 @@ def take_recipe(arguments: Sequence[str], usage: str) -> tuple[str, list[str]]:
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(f"name the recipe first: {usage}; recipes are {', '.join(RECIPES)}")
     return arguments[0], list(arguments[1:])
-
-
-def _take_method(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Split ``--method NAME`` (or ``--method=NAME``) off: it decides which further flags there are."""
-    method, rest = "dat", []
-    words = iter(arguments)
-    for word in words:
-        if word == "--method":
-            method = next(words, "")
-        elif word.startswith("--method="):
-            method = word.removeprefix("--method=")
-        else:
-            rest.append(word)
-    return method, rest

@@ -30,7 +30,6 @@ class Processes:
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
     restarts: int = 0
     """How often torchrun has started the run's processes anew after one of them died."""
     control: distributed.ProcessGroup | None = None
@@ -39,14 +38,6 @@ class Processes:
     def is_main(self) -> bool:
         """The one process that writes."""
         return self.rank == 0
-
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process."""
-        if self.world_size == 1:
-            return flag
-        found = torch.tensor(float(flag))
-        self._exchange(lambda: distributed.all_reduce(found, distributed.ReduceOp.MAX, self.control))
-        return bool(found)
 
     def total(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sum of each value over the processes, in float64."""
@@ -114,7 +105,6 @@ def join(device_type: str) -> Processes:
     return Processes(
         rank=distributed.get_rank(),
         world_size=world_size,
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         restarts=restarts,
         control=control,
     )
