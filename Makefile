@@ -28,7 +28,7 @@ bench: $(VENV)/installed-dev
 clean:
 	rm -rf $(VENV) build
 
-$(VENV)/installed: pyproject.toml CMakeLists.txt $(wildcard kernels/*/*.cpp kernels/*/*.h)
+$(VENV)/installed: pyproject.toml CMakeLists.txt $(wildcard kernels/dat_kernels/*/*.cpp kernels/dat_kernels/*/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .

@@ -3,7 +3,7 @@
     python -m bench.amplitude_mix_precision [--size 32] [--planes 512]
 
 No hardware is involved: operands are rounded to the format, and products and sums are float32, as on a tensor core.
-The transform is the four real matrix products of kernels/amplitude_mix/README.md. Images are 8-bit with a 1/f spectrum,
+The transform is the four real matrix products of amplitude_mix/README.md. Images are 8-bit with a 1/f spectrum,
 as photographs have; the generated amplitude is that of another such image and lam is 1, the worst case. Errors are
 those of the final image against float64: the worst pixel of the median plane, and of the 99th percentile plane.
 1/255 is 3.9e-03.

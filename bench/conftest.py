@@ -9,8 +9,8 @@ import torch
 
 from bench.device_name import device_name
 from bench.freed_memory import keep_freed_memory
-from engine.provenance import describe_environment
-from kernels import available_backends
+from dat_engine.run.environment import describe_environment
+from dat_kernels import available_backends
 
 STATISTICS = ("min", "median", "iqr", "rounds")
 
@@ -51,6 +51,6 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 def _instruction_set() -> str | None:
     if "native" not in available_backends():
         return None
-    from kernels import _native
+    from dat_kernels import _native
 
     return str(_native.current_instruction_set())

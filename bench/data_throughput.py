@@ -6,7 +6,7 @@
 
 The baseline is what a user would write: torchvision's default loader (Pillow), RandomCrop with padding 4, flip,
 ToTensor, batches of 128, one view of each image. This engine's loaders give two views, un-augmented and augmented, and
-the label and index of every image. All read the same list of files, from the page cache; every contender runs one epoch
+the label and index of every image. All read the same list of files, from the page cache; every subject runs one epoch
 per round, all of them in turn, in one process tree, torch itself on one thread, so that the cores are the loaders'.
 
 The figure is the median over rounds of the images per second of a whole epoch, start of worker processes included; CPU
@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine.data import (
+from dat_engine.data import (
     Augmentation,
     DaliLoader,
     ImageFiles,
@@ -47,7 +47,7 @@ from engine.data import (
     load,
     open_loader,
 )
-from engine.provenance import describe_environment
+from dat_engine.run.environment import describe_environment
 
 AUGMENTATION = Augmentation(padding=4, flip=True)
 BASELINE = "plain DataLoader, {} workers"
@@ -59,7 +59,7 @@ Epoch = Callable[[int], int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """One epoch of one contender."""
+    """One epoch of one subject."""
 
     images_per_second: float
     cpu_microseconds_per_image: float
@@ -112,7 +112,7 @@ def engine_epochs(loader: Loader) -> Epoch:
     return lambda number: _count((batch.images, batch.originals) for batch in loader.epoch(number))
 
 
-def contenders(files: ImageFiles, batch_size: int, workers: int, device: torch.device) -> dict[str, Epoch]:
+def subjects(files: ImageFiles, batch_size: int, workers: int, device: torch.device) -> dict[str, Epoch]:
     settings: dict[str, Any] = {
         "batch_size": batch_size,
         "augmentation": AUGMENTATION,
@@ -132,7 +132,7 @@ def contenders(files: ImageFiles, batch_size: int, workers: int, device: torch.d
 
 
 def measure(epochs: dict[str, Epoch], rounds: int, device: torch.device) -> dict[str, list[Timing]]:
-    """One epoch of every contender per round, in turn, after one round that is not counted."""
+    """One epoch of every subject per round, in turn, after one round that is not counted."""
     timings: dict[str, list[Timing]] = {name: [] for name in epochs}
     for number in range(rounds + 1):
         for name, epoch in epochs.items():
@@ -189,7 +189,7 @@ def repeated(files: ImageFiles, at_least: int) -> ImageFiles:
 
 
 def report(timings: dict[str, list[Timing]]) -> str:
-    """A table of medians, and their ratios to the first contender."""
+    """A table of medians, and their ratios to the first subject."""
     lines = [f"{'':28} {'images/s':>10} {'lowest':>9} {'highest':>9} {'ratio':>7} {'CPU µs/image':>13} {'ratio':>7}"]
     medians = {name: _medians(entries) for name, entries in timings.items()}
     base_speed, base_cpu = next(iter(medians.values()))
@@ -242,7 +242,7 @@ def main() -> int:
             print("DALI's images are not torchvision's: no figures", file=sys.stderr)
             return 1
         files = repeated(files, arguments.images)
-        epochs = contenders(files, arguments.batch_size, arguments.workers, device)
+        epochs = subjects(files, arguments.batch_size, arguments.workers, device)
         timings = measure(epochs, arguments.rounds, device)
     source = "Tiny-ImageNet" if arguments.data_root else "made here"
     print(

@@ -1,4 +1,4 @@
-"""What the kernels' benchmarks run: inputs, contenders and the check that a contender passes before it is timed."""
+"""What the kernels' benchmarks run: inputs, subjects and the check that a subject passes before it is timed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bench import formulations
 from bench.amplitude_mix_precision import photographs
-from kernels import amplitude_mix, augment, available_backends, pgd_start, pgd_step
-from kernels.amplitude_mix import reference as mix_reference
-from kernels.pgd_step import reference as step_reference
+from dat_kernels import amplitude_mix, augment, available_backends, pgd_start, pgd_step
+from dat_kernels.amplitude_mix import reference as mix_reference
+from dat_kernels.pgd_step import reference as step_reference
 
 Formula = Callable[..., Tensor]
 Task = Callable[[], Tensor]
@@ -35,15 +35,15 @@ class Problem:
     kernel: Callable[[str], Formula]
     """A backend's name -> the operation on that backend."""
     fault: Callable[[str, Tensor], str | None]
-    """What is wrong with a contender's result; None where nothing is. NaN is wrong."""
+    """What is wrong with a subject's result; None where nothing is. NaN is wrong."""
     run: Callable[..., Tensor] = lambda formula, *inputs: formula(*inputs)
 
-    def task(self, contender: str) -> Task:
-        """The call to be timed. `contender`: a key of `eager`, `COMPILED`, or a backend's name with or without
+    def task(self, subject: str) -> Task:
+        """The call to be timed. `subject`: a key of `eager`, `COMPILED`, or a backend's name with or without
         `CHANNELS_LAST`, which gives the first input that memory format."""
         first, *others = self.inputs
-        name = contender.removesuffix(CHANNELS_LAST)
-        if name != contender:
+        name = subject.removesuffix(CHANNELS_LAST)
+        if name != subject:
             first = first.to(memory_format=torch.channels_last)
         if name in self.eager:
             formula = self.eager[name]
@@ -84,7 +84,7 @@ class Case:
     def bytes_moved(self) -> int:
         return self.bytes_per_value * self.batch * CHANNELS * self.size * self.size
 
-    def contenders(self, device: torch.device) -> tuple[str, ...]:
+    def subjects(self, device: torch.device) -> tuple[str, ...]:
         compiled = (COMPILED,) if self.compiled_on_cpu or device.type == "cuda" else ()
         kernels = [
             name + layout
@@ -99,7 +99,7 @@ class Case:
 
 
 def _runs_on(backend: str, device: torch.device) -> bool:
-    """Triton's interpreter, which serves CPU tensors, is no contender."""
+    """Triton's interpreter, which serves CPU tensors, is no subject."""
     return backend == "reference" or backend == {"cpu": "native", "cuda": "triton"}[device.type]
 
 
@@ -151,11 +151,11 @@ def step(batch: int, size: int, device: torch.device) -> Problem:
     buffers = torch.empty_like(images), torch.empty_like(images)
     with_buffers = partial(formulations.step_in_box_with_buffers, buffers=buffers, step_size=STEP_SIZE, epsilon=EPSILON)
 
-    def fault(contender: str, result: Tensor) -> str | None:
+    def fault(subject: str, result: Tensor) -> str | None:
         if not (result - exact).abs().max() <= 2e-7:
             return f"differs from float64 by {(result - exact).abs().max():.1e}; rounding allows 2e-7"
         # a compiler may contract a * b + c; the kernels may not
-        if contender != COMPILED and not torch.equal(result, expected):
+        if subject != COMPILED and not torch.equal(result, expected):
             return "differs from eager PyTorch in bits"
         return None
 
@@ -175,8 +175,8 @@ def start(batch: int, size: int, device: torch.device) -> Problem:
     eager = partial(formulations.gaussian_start, scale=START_SCALE)
     inside = (images > 0.1) & (images < 0.9)
 
-    def fault(contender: str, result: Tensor) -> str | None:
-        if contender in available_backends():
+    def fault(subject: str, result: Tensor) -> str | None:
+        if subject in available_backends():
             error = (result - exact).abs().max()
             return None if error <= 2e-7 else f"differs from Philox in float64 by {error:.1e}; 2e-7 is allowed"
         spread = (result - images)[inside].std() / START_SCALE
@@ -206,9 +206,9 @@ def gather(batch: int, size: int, device: torch.device) -> Problem:
             lambda data, chosen, crop, flips: augment(data, chosen, crop_offsets=crop, flip=flips, backend=backend)
         ),
         # compiled code may multiply by a rounded 1/255
-        fault=lambda contender, result: (
+        fault=lambda subject, result: (
             None
-            if (result - expected).abs().max() <= (1e-7 if contender == COMPILED else 0)
+            if (result - expected).abs().max() <= (1e-7 if subject == COMPILED else 0)
             else "differs from the crops one by one"
         ),
     )
@@ -249,7 +249,7 @@ def _at_most_twice(eager: Tensor, exact: Tensor) -> Callable[[str, Tensor], str 
     allowed = 2 * (errors(eager) + torch.finfo(eager.dtype).eps * scale)
     allowed[2] = 1e-3 * scale
 
-    def fault(contender: str, result: Tensor) -> str | None:
+    def fault(subject: str, result: Tensor) -> str | None:
         found = errors(result)
         if (found <= allowed).all():
             return None

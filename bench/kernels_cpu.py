@@ -2,7 +2,7 @@
 
     python -m bench.kernels_cpu [--repeats 15] [--calls 8]
 
-One row per case of `bench.kernel_cases`. The contenders take turns; each turn calls one of them several times after
+One row per case of `bench.kernel_cases`. The subjects take turns; each turn calls one of them several times after
 one call that is not counted, so that no one pays for the memory another has just returned; the median turn counts.
 Ratios are against the row's first formulation. A kernel with a wrong result gets no ratio and makes the exit status 1.
 """
@@ -18,7 +18,7 @@ import torch
 
 from bench.freed_memory import keep_freed_memory
 from bench.kernel_cases import CASES, Case, Task
-from kernels import available_backends
+from dat_kernels import available_backends
 
 DEVICE = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def milliseconds(tasks: dict[str, Task], repeats: int, calls: int) -> dict[str, 
 
 
 def report(case: Case, repeats: int, calls: int) -> bool:
-    """Print one table row; False where a contender's result is wrong."""
+    """Print one table row; False where a subject's result is wrong."""
     problem = case.problem(DEVICE)
     names = [*case.eager, *(f"native{layout}" for layout in case.layouts)]
     tasks = {name: problem.task(name) for name in names}
@@ -56,8 +56,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=8)
     arguments = parser.parse_args()
     if "native" not in available_backends():
-        sys.exit("kernels._native was not built, so there is nothing to measure; install with a C++20 compiler present")
-    from kernels import _native
+        sys.exit(
+            "dat_kernels._native was not built, so there is nothing to measure; install with a C++20 compiler present"
+        )
+    from dat_kernels import _native
 
     keep_freed_memory()
     instructions, threads = _native.current_instruction_set(), torch.get_num_threads()

@@ -53,14 +53,14 @@ def groups_of(document: dict[str, Any]) -> list[Group]:
     measured: dict[str, dict[str, dict[str, Any]]] = {}
     for benchmark in document["benchmarks"]:
         info = benchmark["extra_info"]
-        measured.setdefault(benchmark["group"], {})[info["contender"]] = info
+        measured.setdefault(benchmark["group"], {})[info["subject"]] = info
     return [Group(title=title, bars=tuple(_bars(infos))) for title, infos in measured.items()]
 
 
 def _bars(infos: dict[str, dict[str, Any]]) -> Iterator[Bar]:
-    for contender, info in infos.items():
-        kind, _, remark = contender.partition(", ")
-        if contender == info["baseline"] or (kind != "eager" and remark) or kind not in BAR_COLOURS:
+    for subject, info in infos.items():
+        kind, _, remark = subject.partition(", ")
+        if subject == info["baseline"] or (kind != "eager" and remark) or kind not in BAR_COLOURS:
             continue
         yield Bar(kind=kind, speed=infos[info["baseline"]]["milliseconds"] / info["milliseconds"], remark=remark)
 

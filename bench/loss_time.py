@@ -2,7 +2,7 @@
 
     python -m bench.loss_time [--classes 10 100] [--step-batch 128]
 
-Contenders take turns in one process and the median counts. "floor" is a custom operation that computes nothing: registered,
+Subjects take turns in one process and the median counts. "floor" is a custom operation that computes nothing: registered,
 dispatched and differentiated as this project's kernels are, it returns memory of the right shapes, so no fused loss in
 `kernels` can be faster. The step is the engine's DAT step (ResNet-18, bf16), timed in the same process.
 """
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from bench.step_time import random_data
-from dat.contenders import engine_entry
 from dat.losses import dat_loss, soft_target_ascent
+from dat.profiling.subjects import engine_subject
 from dat.recipes import recipe
-from engine.precision import Precision
+from dat_engine.model.precision import Precision
 
 BATCH, ATTACK_STEPS, TURNS, CALLS = 128, 5, 21, 40
 Task = Callable[[], object]
@@ -109,11 +109,9 @@ def step_microseconds(batch: int, device: torch.device) -> float:
     """One DAT step at `batch`, scaled to `BATCH`."""
     precision = Precision(name="bf16", channels_last=True)
     values = replace(recipe("cifar10-resnet18"), batch_size=batch, precision=precision)
-    contender = engine_entry(values, lambda: random_data(values), device).contender
-    data = next(contender.batches)
-    return (
-        statistics.median(seconds_of(lambda: contender.step(data), 1, device) for _ in range(3)) * BATCH / batch * 1e6
-    )
+    subject = engine_subject(values, lambda: random_data(values), device).subject
+    data = next(subject.batches)
+    return statistics.median(seconds_of(lambda: subject.step(data), 1, device) for _ in range(3)) * BATCH / batch * 1e6
 
 
 def seconds_of(task: Task, calls: int, device: torch.device) -> float:

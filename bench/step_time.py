@@ -1,7 +1,7 @@
 """The CPU targets of the training step: DAT against the eager steps of published code, and against PGD-AT in this engine.
 
-Four contenders take their steps in one process, in turn: `dat` and `pgd-at` of this engine (cifar10-resnet18, bf16), and
-the eager float32 steps of `dat.baselines` (55 and 23 forward-equivalents). Random images through the resident loader,
+Four subjects take their steps in one process, in turn: `dat` and `pgd-at` of this engine (cifar10-resnet18, bf16), and
+the eager float32 steps of `dat.profiling.baselines` (55 and 23 forward-equivalents). Random images through the resident loader,
 augmentation included. A ratio is the median of the rounds' ratios; it is what may be quoted, times belong to the machine.
 The exit code is 1 when a target is missed.
 
@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from dat.contenders import Entry, eager_entries, engine_entry
-from dat.experiment import TrainingData
+from dat.profiling.subjects import WarmSubject, eager_subjects, engine_subject
 from dat.recipes import ModelSettings, Recipe, recipe
-from engine.data import Augmentation, ImageArrays, ResidentLoader
-from engine.precision import Precision
-from engine.provenance import describe_environment
-from engine.timing import Timing, time_in_turn, time_ratio
+from dat.training.build import TrainingData
+from dat_engine.data import Augmentation, ImageArrays, ResidentLoader
+from dat_engine.model.precision import Precision
+from dat_engine.profile.timing import Timing, time_in_turn, time_ratio
+from dat_engine.run.environment import describe_environment
 
 BATCHES = 4
 DEVICE = torch.device("cpu")
@@ -64,7 +64,7 @@ TARGETS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1, help="steps of each contender per round")
+    parser.add_argument("--steps", type=int, default=1, help="steps of each subject per round")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage; targets are for 64")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16", "fp16"], help="of this engine's steps")
@@ -74,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--rounds and --steps must be at least 1")
     if flags.json and not flags.json.parent.is_dir():
         parser.error(f"--json {flags.json} lies in a directory that does not exist")
-    entries = contenders(flags.batch_size, flags.width, flags.precision)
+    entries = subjects(flags.batch_size, flags.width, flags.precision)
     timings = time_in_turn(
-        [entry.contender for entry in entries],
+        [entry.subject for entry in entries],
         DEVICE,
         rounds=flags.rounds,
-        steps={entry.contender.name: flags.steps for entry in entries},
+        steps={entry.subject.name: flags.steps for entry in entries},
         on_round=lambda index: print(f"round {index + 1} of {flags.rounds}", file=sys.stderr, flush=True),
     )
     print(
@@ -87,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"{flags.rounds} rounds of {flags.steps} steps")
     for entry in entries:
-        timing = timings[entry.contender.name]
+        timing = timings[entry.subject.name]
         shortest = min(timing.seconds) / timing.steps
         print(
-            f"  {entry.contender.name:14} {entry.precision.name}  {timing.step_seconds:8.3f} s median {shortest:8.3f} s min"
+            f"  {entry.subject.name:14} {entry.precision.name}  {timing.step_seconds:8.3f} s median {shortest:8.3f} s min"
         )
     results = verdicts(timings)
     for result in results:
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(result["met"] for result in results) else 1
 
 
-def contenders(batch_size: int, width: int, precision: str) -> list[Entry]:
+def subjects(batch_size: int, width: int, precision: str) -> list[WarmSubject]:
     """All four, warm, each with its own loader of the same random images."""
     recipes = [
         replace(
@@ -116,7 +116,7 @@ def contenders(batch_size: int, width: int, precision: str) -> list[Entry]:
     def load() -> TrainingData:
         return random_data(recipes[0])
 
-    return [*(engine_entry(each, load, DEVICE) for each in recipes), *eager_entries(recipes[0], load, DEVICE)]
+    return [*(engine_subject(each, load, DEVICE) for each in recipes), *eager_subjects(recipes[0], load, DEVICE)]
 
 
 def random_data(values: Recipe) -> TrainingData:

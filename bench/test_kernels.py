@@ -5,7 +5,7 @@
 
 `extra_info` of each benchmark: milliseconds a call, bytes that the operation must move, GB/s, and the share of the
 bandwidth of a large copy measured in the same process. The share can exceed 1 where inputs stay in the CPU's cache.
-Contenders run one after another here; `python -m bench.kernels_cpu` alternates them, for ratios to be quoted.
+Subjects run one after another here; `python -m bench.kernels_cpu` alternates them, for ratios to be quoted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CALLS_PER_SYNCHRONISATION = 50 if DEVICE.type == "cuda" else 1
 COPY_BYTES = 2**30 if DEVICE.type == "cuda" else 2**27
 RUNS = [
-    pytest.param(case, contender, id=f"{case.title}-{contender}")
+    pytest.param(case, subject, id=f"{case.title}-{subject}")
     for case in CASES
     if DEVICE.type == "cuda" or not case.cuda_only
-    for contender in case.contenders(DEVICE)
+    for subject in case.subjects(DEVICE)
 ]
 
 
@@ -51,13 +51,13 @@ def problem_of(case: Case) -> Problem:
     return case.problem(DEVICE)
 
 
-@pytest.mark.parametrize(("case", "contender"), RUNS)
+@pytest.mark.parametrize(("case", "subject"), RUNS)
 @pytest.mark.benchmark(max_time=0.4, min_rounds=7, warmup=True, warmup_iterations=2, disable_gc=True)
-def test_kernel(case: Case, contender: str, copy_bandwidth: float, benchmark: Any) -> None:
+def test_kernel(case: Case, subject: str, copy_bandwidth: float, benchmark: Any) -> None:
     problem = problem_of(case)
-    task = problem.task(contender)
-    fault = problem.fault(contender, task())
-    assert fault is None, f"{case.title}, {contender}: {fault}"
+    task = problem.task(subject)
+    fault = problem.fault(subject, task())
+    assert fault is None, f"{case.title}, {subject}: {fault}"
     benchmark.group = case.title
     benchmark(_calls(task))
     if benchmark.stats is None:  # --benchmark-disable: the check alone
@@ -67,7 +67,7 @@ def test_kernel(case: Case, contender: str, copy_bandwidth: float, benchmark: An
     benchmark.extra_info.update(
         operation=case.operation,
         shape=case.shape,
-        contender=contender,
+        subject=subject,
         baseline=case.eager[0],
         milliseconds=seconds * 1e3,
         bytes_moved=case.bytes_moved,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.attack import LogitGradient
+from dat_engine.attack.pgd import LogitGradient
 
 
 def smoothed_targets(targets: Tensor, num_classes: int, label_smoothing: float, dtype: torch.dtype) -> Tensor:
@@ -91,7 +91,7 @@ def dat_loss_terms(
 
 
 def soft_target_ascent(targets: Tensor) -> LogitGradient:
-    """dL/dlogits of a cross entropy against fixed soft targets [B, K], for `engine.attack`: ``softmax(logits) - targets``.
+    """dL/dlogits of a cross entropy against fixed soft targets [B, K], for `pgd_attack`: ``softmax(logits) - targets``.
 
     ``CE(f', y_s) + beta * KL(p || f')`` with constant p differs from ``(1 + beta) * CE(f', (y_s + beta * p) / (1 + beta))``
     by a constant, so every attack on cross entropy, KL or their sum ascends one such loss.

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
-    "kernels": {"engine", "dat", "bench", "tests"},
+    "kernels": {"dat_engine", "dat", "bench", "tests"},
     "engine": {"dat", "bench", "tests"},
     "dat": {"bench", "tests"},
 }

@@ -27,7 +27,7 @@ from bench.gpu_acceptance.records import Gate, read
 from bench.gpu_acceptance.sections import SECTIONS, Section, chosen
 from bench.gpu_acceptance.table import render
 from bench.gpu_acceptance.verdict import Verdict, judge
-from engine.provenance import describe_environment
+from dat_engine.run.environment import describe_environment
 
 RESULTS = ROOT / "bench" / "results"
 SECONDS = 465.0

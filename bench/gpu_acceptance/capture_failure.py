@@ -12,9 +12,9 @@ from bench.gpu_acceptance.inputs import training_images
 from bench.gpu_acceptance.networks import RATE, batches, deterministic, differing, state_of, train, training_step
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from engine.data import Augmentation, ResidentLoader, prefetched
-from engine.graph import GraphedStep, pass_through
-from engine.step import TrainingStep
+from dat_engine.data import Augmentation, ResidentLoader, prefetched
+from dat_engine.step.graph import GraphedStep, pass_through
+from dat_engine.step.training_step import TrainingStep
 
 GROWTH = 64 << 20
 """Bytes by which the allocator's active memory may differ after 59 steps: a few batches of 12 MB, far from one per step."""
@@ -50,9 +50,9 @@ def failing(step: TrainingStep, setting: Setting) -> GraphedStep:
     """`step` behind a graph whose capture meets a read by the host, after work on both of its streams."""
     if setting.rehearsal:
         return GraphedStep(step, capture=_failing_stand_in)
-    view = step.view
-    assert view is not None
-    plain: Callable[..., Tensor] = view.logits
+    attack_model = step.attack_model
+    assert attack_model is not None
+    plain: Callable[..., Tensor] = attack_model.logits
 
     def reading(images: Tensor, layout: tuple[str, ...] = ("base",)) -> Tensor:
         logits = plain(images, layout)
@@ -60,7 +60,7 @@ def failing(step: TrainingStep, setting: Setting) -> GraphedStep:
             float(logits.sum())
         return logits
 
-    view.logits = reading  # type: ignore[method-assign]
+    attack_model.logits = reading  # type: ignore[method-assign]
     return GraphedStep(step)
 
 

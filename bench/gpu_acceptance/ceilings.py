@@ -7,7 +7,7 @@ import torch
 from bench.gpu_acceptance.device_timing import seconds_of
 from bench.gpu_acceptance.records import Recorder
 from bench.gpu_acceptance.setting import Setting
-from engine.flops import matrix_product_rate
+from dat_engine.profile.flops import matrix_product_rate
 
 COPY_BANDWIDTH = "copy bandwidth"
 MATRIX_PRODUCT_BF16 = "matrix product, bf16"

@@ -11,7 +11,7 @@ from bench.gpu_acceptance.inputs import make_images, training_images
 from bench.gpu_acceptance.kernel_backend import same_bits
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from engine.data import Augmentation, DaliLoader, ImageFiles, ImageSource, ResidentLoader, dali_installed
+from dat_engine.data import Augmentation, DaliLoader, ImageFiles, ImageSource, ResidentLoader, dali_installed
 
 NAME = "dali: the loader"
 AUGMENTATION = Augmentation(padding=4, flip=True)

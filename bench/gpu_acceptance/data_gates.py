@@ -11,8 +11,8 @@ from bench.gpu_acceptance.inputs import training_images
 from bench.gpu_acceptance.kernel_backend import same_bits
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from engine.data import Augmentation, Batch, ImageArrays, ResidentLoader, prefetched
-from kernels import augment
+from dat_engine.data import Augmentation, Batch, ImageArrays, ResidentLoader, prefetched
+from dat_kernels import augment
 
 AUGMENTATION = Augmentation(padding=4, flip=True)
 

@@ -28,10 +28,10 @@ from bench.gpu_acceptance.networks import (
 )
 from bench.gpu_acceptance.records import Notes, Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from engine.data import Augmentation, Batch, ResidentLoader, prefetched
-from engine.graph import GraphedStep
-from engine.optim import set_learning_rate
-from engine.step import TrainingStep
+from dat_engine.data import Augmentation, Batch, ResidentLoader, prefetched
+from dat_engine.step.graph import GraphedStep
+from dat_engine.step.optimizers import set_learning_rate
+from dat_engine.step.training_step import TrainingStep
 
 STEPS = 6
 RATES = [RATE, RATE / 2, 0.0, RATE, RATE / 4, RATE]

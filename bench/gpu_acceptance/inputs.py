@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.gpu_acceptance.setting import Setting
-from engine.data import ImageArrays, load
+from dat_engine.data import ImageArrays, load
 
 KINDS = ("one_over_f", "random", "flat", "black")
 """White noise hides a lossy transform, 1/f images show it; flat and black ones have exact zeros in their spectra."""

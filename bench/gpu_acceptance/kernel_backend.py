@@ -13,12 +13,12 @@ from torch import Tensor
 
 from bench.gpu_acceptance.records import GateError, require
 from bench.gpu_acceptance.setting import Setting
-from kernels import backends
+from dat_kernels import backends
 
 
 def backend_of(operation: str, setting: Setting) -> str:
     """ "triton"; in a rehearsal by Triton's interpreter, or the reference where there is no Triton."""
-    written = importlib.util.find_spec(f"kernels.{operation}.triton_backend") is not None
+    written = importlib.util.find_spec(f"dat_kernels.{operation}.triton_backend") is not None
     if setting.rehearsal and not (written and "triton" in backends.available_backends()):
         return "reference"
     if written:
@@ -28,8 +28,8 @@ def backend_of(operation: str, setting: Setting) -> str:
 
 def module_of(operation: str) -> ModuleType | None:
     """The operation's Triton backend, None where there is none."""
-    found = importlib.util.find_spec(f"kernels.{operation}.triton_backend")
-    return None if found is None else importlib.import_module(f"kernels.{operation}.triton_backend")
+    found = importlib.util.find_spec(f"dat_kernels.{operation}.triton_backend")
+    return None if found is None else importlib.import_module(f"dat_kernels.{operation}.triton_backend")
 
 
 def require_triton_by_default(operation: str, *tensors: Tensor) -> None:

@@ -14,7 +14,7 @@ from bench.gpu_acceptance.device_timing import Task, seconds_in_graph, seconds_o
 from bench.gpu_acceptance.inputs import make_images
 from bench.gpu_acceptance.records import Recorder
 from bench.gpu_acceptance.setting import Setting
-from kernels import amplitude_mix, augment, pgd_start, pgd_step
+from dat_kernels import amplitude_mix, augment, pgd_start, pgd_step
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 SETS = 8

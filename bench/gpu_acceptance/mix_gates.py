@@ -25,7 +25,7 @@ from bench.gpu_acceptance.kernel_backend import (
 )
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from kernels import amplitude_mix
+from dat_kernels import amplitude_mix
 
 OWN_SIZES = (32, 16, 64)
 EXACT_BOUND = 1e-5

@@ -14,10 +14,10 @@ from bench.gpu_acceptance.inputs import make_images
 from bench.gpu_acceptance.setting import Setting
 from dat import models
 from dat.methods import METHODS, Task
-from engine.data import Batch
-from engine.optim import SGDSettings, set_learning_rate
-from engine.precision import Precision
-from engine.step import TrainingStep
+from dat_engine.data import Batch
+from dat_engine.model.precision import Precision
+from dat_engine.step.optimizers import SGDSettings, set_learning_rate
+from dat_engine.step.training_step import TrainingStep
 
 CLASSES = 10
 RATE = 0.02

@@ -14,7 +14,7 @@ from bench.gpu_acceptance.inputs import make_images
 from bench.gpu_acceptance.kernel_backend import backend_of, poisoned_memory, require_triton_by_default, same_bits
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from kernels import amplitude_mix, augment, pgd_start, pgd_step
+from dat_kernels import amplitude_mix, augment, pgd_start, pgd_step
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 GAUSSIAN_ERROR = 4e-6

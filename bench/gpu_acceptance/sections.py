@@ -59,7 +59,7 @@ TIMES = (
         times=True,
     ),
     Section(
-        name="optimisers", summary="torch's fused SGD and NVIDIA apex's: right, and how fast", limit=45, times=True
+        name="optimizers", summary="torch's fused SGD and NVIDIA apex's: right, and how fast", limit=45, times=True
     ),
     Section(
         name="dali", summary="DALI's loader against the resident one, where DALI is installed", limit=60, times=True

@@ -26,12 +26,12 @@ from bench.gpu_acceptance.networks import (
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
 from dat.methods.dat import DAT, DATSettings
-from engine.data import Batch
-from engine.optim import SGDSettings
-from engine.precision import Precision
-from engine.step import TrainingStep
+from dat_engine.data import Batch
+from dat_engine.model.precision import Precision
+from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.training_step import TrainingStep
 
-ORACLE_RATE = 0.125  # a float32: the fused optimiser on a GPU keeps its rate as one
+ORACLE_RATE = 0.125  # a float32: the fused optimizer on a GPU keeps its rate as one
 
 
 def run(setting: Setting, record: Recorder) -> None:
@@ -127,13 +127,13 @@ def branchings_agree(setting: Setting) -> str:
 
 def streams_do_not_race(setting: Setting) -> None:
     """Logits and image gradients of both groups, many times over, with memory handed round in between."""
-    view = training_step(setting, precision="bf16", branching="folded").view
-    assert view is not None
+    attack_model = training_step(setting, precision="bf16", branching="folded").attack_model
+    assert attack_model is not None
     (batch,) = batches(setting, 1, size=setting.pick(256, 4))
     first: tuple[torch.Tensor, torch.Tensor] | None = None
     for _ in range(setting.pick(30, 2)):
         inputs = batch.images.to(torch.bfloat16, memory_format=torch.channels_last, copy=True).requires_grad_()
-        logits = view.logits(inputs, ("base", "mix"))
+        logits = attack_model.logits(inputs, ("base", "mix"))
         (gradient,) = torch.autograd.grad(logits.square().sum(), inputs)
         junk = torch.full_like(gradient, math.nan)
         first = first or (logits.detach().clone(), gradient.clone())
@@ -165,7 +165,7 @@ def compiled_follows_eager(precision: str, branching: str, setting: Setting) -> 
 
 
 def gradients_fit(setting: Setting) -> str:
-    """Fused optimisers walk weights and gradients side by side as flat memory and unscale gradients in place."""
+    """Fused optimizers walk weights and gradients side by side as flat memory and unscale gradients in place."""
     for compiled, precision in itertools.product(setting.pick((False, True), (False,)), ("bf16", "fp16")):
         step = training_step(setting, precision=precision, compiled=compiled)
         step(batches(setting, 1)[0])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.gpu_acceptance.contenders import DAT_FOLDED, DAT_GROUPED, PGD_AT, loader_of, training_step
 from bench.gpu_acceptance.inputs import training_images
 from bench.gpu_acceptance.records import Recorder
 from bench.gpu_acceptance.setting import Setting
+from bench.gpu_acceptance.subjects import DAT_FOLDED, DAT_GROUPED, PGD_AT, loader_of, training_step
 
 
 def run(setting: Setting, record: Recorder) -> None:

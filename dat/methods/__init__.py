@@ -1,9 +1,9 @@
-"""Training methods on one protocol (`engine.method.Method`): one file and one line here for each."""
+"""Training methods on one protocol (`dat_engine.step.method.Method`): one file and one line here for each."""
 
 from __future__ import annotations
 
 from dat.methods import dat, pgd_at, plain, trades
-from dat.methods.protocol import MethodEntry, Task
+from dat.methods.base import MethodEntry, Task
 
 __all__ = ["METHODS", "MethodEntry", "Task", "method_entry"]
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dat.losses import smoothed_targets, soft_target_ascent
-from dat.methods.protocol import MethodEntry, Task
-from engine.attack import AttackSettings, draw_start, maximise
-from engine.data import Batch
-from engine.frozen import FrozenView
-from engine.method import Noise
+from dat.methods.base import MethodEntry, Task
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
+from dat_engine.data import Batch
+from dat_engine.step.method import Noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class PGDAT:
     """See the module; one group, x'."""
 
     layout = ("base",)
-    view_layouts = (("base",),)
+    attack_layouts = (("base",),)
     adversarial_group = 0
     second_player = None
 
@@ -46,14 +46,14 @@ class PGDAT:
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """There is no second player."""
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
+    def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``start`` [B, C, H, W], uniform in the box."""
         return {"start": draw_start(batch.images, self.attack, generator)}
 
-    def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
-        assert view is not None
+    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+        assert attack_model is not None
         onehot = smoothed_targets(batch.targets, self.num_classes, 0.0, batch.images.dtype)
-        return (maximise(view, batch.images, soft_target_ascent(onehot), self.attack, noise["start"]),)
+        return (pgd_attack(attack_model, batch.images, soft_target_ascent(onehot), self.attack, noise["start"]),)
 
     def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
         return {"loss": functional.cross_entropy(logits[0], targets)}

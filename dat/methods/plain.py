@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dat.methods.protocol import MethodEntry, Task
-from engine.data import Batch
-from engine.frozen import FrozenView
-from engine.method import Noise
+from dat.methods.base import MethodEntry, Task
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.data import Batch
+from dat_engine.step.method import Noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class Plain:
     """See the module; one group, x."""
 
     layout = ("base",)
-    view_layouts: tuple[tuple[str, ...], ...] = ()
+    attack_layouts: tuple[tuple[str, ...], ...] = ()
     adversarial_group = 0
     second_player = None
 
@@ -40,11 +40,11 @@ class Plain:
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """There is no second player."""
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
+    def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
         """Nothing is random here."""
         return {}
 
-    def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
         return (batch.images,)
 
     def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dat.losses import kl_divergence, soft_target_ascent
-from dat.methods.protocol import MethodEntry, Task
-from engine.attack import AttackSettings, draw_start, maximise
-from engine.data import Batch
-from engine.frozen import FrozenView
-from engine.method import Noise
-from engine.phases import phase
+from dat.methods.base import MethodEntry, Task
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
+from dat_engine.data import Batch
+from dat_engine.profile.ranges import named_range
+from dat_engine.step.method import Noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class TRADES:
     """See the module; two groups, x and x'."""
 
     layout = ("base", "base")
-    view_layouts = (("base",),)
+    attack_layouts = (("base",),)
     adversarial_group = 1
     second_player = None
 
@@ -58,15 +58,17 @@ class TRADES:
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """There is no second player."""
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Noise:
+    def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``start`` [B, C, H, W], gaussian."""
         return {"start": draw_start(batch.images, self.attack, generator)}
 
-    def groups(self, view: FrozenView | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
-        assert view is not None
-        with torch.no_grad(), phase("clean forward"):
-            clean = view.logits(batch.images).softmax(dim=1)
-        return batch.images, maximise(view, batch.images, soft_target_ascent(clean), self.attack, noise["start"])
+    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+        assert attack_model is not None
+        with torch.no_grad(), named_range("clean forward"):
+            clean = attack_model.logits(batch.images).softmax(dim=1)
+        return batch.images, pgd_attack(
+            attack_model, batch.images, soft_target_ascent(clean), self.attack, noise["start"]
+        )
 
     def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
         clean, adversarial = logits

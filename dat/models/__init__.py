@@ -11,7 +11,7 @@ from torch import nn
 from dat.models.reference_checkpoint import load_reference_state_dict
 from dat.models.resnet import ResNet
 from dat.models.wide_resnet import WideResNet
-from engine.branches import convert_batchnorm
+from dat_engine.model.branches import convert_batchnorm
 
 __all__ = ["build", "load_reference_state_dict", "names"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from engine.branches import branch_names
+from dat_engine.model.branches import branch_names
 
 
 def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from bench import kernel_cases, kernels_picture
 from bench.kernel_cases import CASES
-from kernels import available_backends
+from dat_kernels import available_backends
 
 CPU = torch.device("cpu")
 BUILDERS = {case.operation: case for case in CASES}
@@ -17,15 +17,15 @@ BUILDERS = {case.operation: case for case in CASES}
 def test_every_contender_passes_and_a_wrong_result_does_not(operation, one_thread):
     case = BUILDERS[operation]
     problem = case.build(16, 16, CPU)
-    for contender in case.contenders(CPU):
-        if contender == kernel_cases.COMPILED:
+    for subject in case.subjects(CPU):
+        if subject == kernel_cases.COMPILED:
             continue
-        result = problem.task(contender)()
-        assert problem.fault(contender, result) is None
+        result = problem.task(subject)()
+        assert problem.fault(subject, result) is None
         # pgd_start's eager noise is another draw, so only its spread can be checked
         wrong = result + 0.05 * torch.randn(result.shape, generator=torch.Generator().manual_seed(0))
-        assert problem.fault(contender, wrong), contender
-        assert problem.fault(contender, torch.full_like(result, torch.nan)), contender
+        assert problem.fault(subject, wrong), subject
+        assert problem.fault(subject, torch.full_like(result, torch.nan)), subject
 
 
 def test_one_wrong_sample_of_a_batch_is_found(one_thread):
@@ -45,9 +45,9 @@ def one_thread():
 
 
 def test_contenders_are_eager_first_and_every_backend_of_the_device():
-    contenders = CASES[0].contenders(CPU)
-    assert contenders[0] == CASES[0].eager[0]
-    assert {name for name in available_backends() if name != "triton"} <= set(contenders)
+    subjects = CASES[0].subjects(CPU)
+    assert subjects[0] == CASES[0].eager[0]
+    assert {name for name in available_backends() if name != "triton"} <= set(subjects)
 
 
 def document():
@@ -55,7 +55,7 @@ def document():
     benchmarks = [
         {
             "group": "augment 2x3x4x4",
-            "extra_info": {"contender": name, "baseline": "eager", "milliseconds": time},
+            "extra_info": {"subject": name, "baseline": "eager", "milliseconds": time},
         }
         for name, time in times.items()
     ]

@@ -1,4 +1,4 @@
-"""The verdicts of the step-time script, and that it runs its four contenders."""
+"""The verdicts of the step-time script, and that it runs its four subjects."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from bench import step_time
 from bench.step_time import TARGETS, verdicts
-from engine.timing import Timing
+from dat_engine.profile.timing import Timing
 
 
 def timings(**medians):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from dat import AmplitudeGenerator, models
 from dat.methods import Task
-from engine.data import Batch
-from engine.optim import SGDSettings
-from engine.precision import Precision
-from engine.step import TrainingStep
+from dat_engine.data import Batch
+from dat_engine.model.precision import Precision
+from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.training_step import TrainingStep
 from tests.oracle.networks import random_generator_state, random_resnet_state
 
 SIZE, CLASSES, WIDTH = 5, 10, 4

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dat.cli import main
-from dat.train_flags import parse_train_flags
+from dat.cli.train_flags import parse_train_flags
 
 TINY = [
     "--limit-train",

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dat.baselines import eager_dat
-from dat.baselines.eager_dat import EagerDAT, StepNoise, draw_noise
-from dat.baselines.eager_pgd_at import EagerPGDAT
-from engine.flops import count_flops
+from dat.profiling.baselines import eager_dat
+from dat.profiling.baselines.eager_dat import EagerDAT, StepNoise, draw_noise
+from dat.profiling.baselines.eager_pgd_at import EagerPGDAT
+from dat_engine.profile.flops import count_flops
 from tests.oracle.method import crop_and_flip, dat_step, pgd_at_step
 from tests.oracle.networks import random_generator_state, random_resnet_state
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dat.evaluate import ATTACKS, evaluate, parse_attacks
-from engine.data import ImageArrays
+from dat.evaluation.evaluate import ATTACKS, evaluate, parse_attacks
+from dat_engine.data import ImageArrays
 
 
 def arrays(brightness: list[int], labels: list[int]) -> ImageArrays:

@@ -11,8 +11,8 @@ from PIL import Image
 from dat import models
 from dat.cli import main
 from dat.recipes import recipe
-from engine.branches import branch_layout
-from engine.frozen import FrozenView
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.model.branches import branch_layout
 
 SMALL = [
     *("--model.name", "resnet8", "--model.width", "4", "--data.image-size", "16", "--data.resize", "16"),
@@ -87,10 +87,10 @@ def test_missing_folder_and_other_classes_are_named(folder, tmp_path, capsys):
 def test_resnet50_goes_through_the_converter_and_the_frozen_view():
     model = models.build("resnet50", num_classes=7, width=4).eval()
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    view = FrozenView(model, (("base",), ("mix",)))
+    attack_model = AttackModel(model, (("base",), ("mix",)))
     for branch in ("base", "mix"):
         with branch_layout(model, (branch,)):
-            torch.testing.assert_close(view.logits(images, (branch,)), model(images), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(attack_model.logits(images, (branch,)), model(images), rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="takes images of 3 channels; got 1"):
         models.build("resnet50", num_classes=7, in_channels=1)
 

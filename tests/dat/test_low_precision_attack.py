@@ -15,15 +15,15 @@ from torch.nn import functional
 
 from dat import models
 from dat.losses import dat_attack_targets, kl_divergence, smoothed_targets, soft_target_ascent
+from dat.methods.base import Task
 from dat.methods.pgd_at import PGDAT, PGDATSettings
 from dat.methods.plain import Plain, PlainSettings
-from dat.methods.protocol import Task
-from engine.attack import AttackSettings, LogitGradient, maximise
-from engine.data import Augmentation, Batch, ResidentLoader, load, unit_range
-from engine.frozen import FrozenView
-from engine.optim import SGDSettings, set_learning_rate
-from engine.precision import Precision
-from engine.step import TrainingStep
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.attack.pgd import AttackSettings, LogitGradient, pgd_attack
+from dat_engine.data import Augmentation, Batch, ResidentLoader, load, unit_range
+from dat_engine.model.precision import Precision
+from dat_engine.step.optimizers import SGDSettings, set_learning_rate
+from dat_engine.step.training_step import TrainingStep
 
 EPSILON, STEPS, EPOCHS, RATE = 0.1, 5, 6, 0.2
 BETA, SMOOTHING = 15.0, 0.5
@@ -87,25 +87,25 @@ def subject() -> Subject:
     return subject_of(train(pgd_at()))
 
 
-def ascent(objective: str, view: FrozenView, subject: Subject) -> LogitGradient:
+def ascent(objective: str, attack_model: AttackModel, subject: Subject) -> LogitGradient:
     if objective == "cross entropy":
         return soft_target_ascent(smoothed_targets(subject.targets, 10, 0.0, torch.float32))
     with torch.no_grad():
-        clean = view.logits(subject.images)
+        clean = attack_model.logits(subject.images)
     return soft_target_ascent(dat_attack_targets(clean, subject.targets, beta=BETA, label_smoothing=SMOOTHING))
 
 
-def trajectory(subject: Subject, objective: str, view: FrozenView, gradient: LogitGradient | None = None):
+def trajectory(subject: Subject, objective: str, attack_model: AttackModel, gradient: LogitGradient | None = None):
     """Adversarial images after every step; the start is DAT's for its loss, uniform in the box for cross entropy."""
     noise = torch.Generator().manual_seed(1)
     if objective == "cross entropy":
         start = (2 * torch.rand(subject.images.shape, generator=noise) - 1) * EPSILON
     else:
         start = 0.001 * torch.randn(subject.images.shape, generator=noise)
-    gradient = gradient or ascent(objective, view, subject)
+    gradient = gradient or ascent(objective, attack_model, subject)
     adversarial, visited = subject.images + start, []
     for _ in range(STEPS):
-        adversarial = maximise(view, subject.images, gradient, ONE_STEP, adversarial - subject.images)
+        adversarial = pgd_attack(attack_model, subject.images, gradient, ONE_STEP, adversarial - subject.images)
         visited.append(adversarial)
     return visited
 
@@ -126,8 +126,8 @@ def differs_by_noise(one: Tensor, other: Tensor) -> bool:
 @OBJECTIVES
 @LOW
 def test_the_loss_reached_after_every_step(subject, dtype, objective):
-    reference = trajectory(subject, objective, FrozenView(subject.model))
-    attack = trajectory(subject, objective, FrozenView(subject.model, dtype=dtype))
+    reference = trajectory(subject, objective, AttackModel(subject.model))
+    attack = trajectory(subject, objective, AttackModel(subject.model, dtype=dtype))
     assert subject.loss(objective, reference[-1]) > 1.3 * subject.loss(objective, reference[0])  # there is a way to go
     assert min(shares_of_loss(subject, objective, attack, reference)) >= 0.99
 
@@ -135,8 +135,8 @@ def test_the_loss_reached_after_every_step(subject, dtype, objective):
 @OBJECTIVES
 @LOW
 def test_the_robust_accuracy_under_it(subject, dtype, objective):
-    reference = subject.correct(trajectory(subject, objective, FrozenView(subject.model))[-1])
-    attack = subject.correct(trajectory(subject, objective, FrozenView(subject.model, dtype=dtype))[-1])
+    reference = subject.correct(trajectory(subject, objective, AttackModel(subject.model))[-1])
+    attack = subject.correct(trajectory(subject, objective, AttackModel(subject.model, dtype=dtype))[-1])
     natural = subject.correct(subject.images)
     assert natural.float().mean() > reference.float().mean() + 0.2
     assert differs_by_noise(attack, reference)
@@ -145,25 +145,25 @@ def test_the_robust_accuracy_under_it(subject, dtype, objective):
 @OBJECTIVES
 @pytest.mark.parametrize("fault", ["weights of another network", "no gradient", "descends"])
 def test_the_criteria_see_a_broken_attack(subject, fault, objective):
-    reference = trajectory(subject, objective, FrozenView(subject.model))
+    reference = trajectory(subject, objective, AttackModel(subject.model))
     gradient = None
-    view = FrozenView(subject.model, dtype=torch.bfloat16)
+    attack_model = AttackModel(subject.model, dtype=torch.bfloat16)
     if fault == "weights of another network":
         torch.manual_seed(1)
-        view = FrozenView(models.build("resnet8", num_classes=10, width=8, in_channels=1).eval())
+        attack_model = AttackModel(models.build("resnet8", num_classes=10, width=8, in_channels=1).eval())
     elif fault == "no gradient":
         gradient = torch.zeros_like
     else:
-        right = ascent(objective, view, subject)
+        right = ascent(objective, attack_model, subject)
         gradient = lambda logits: -right(logits)  # noqa: E731
-    attack = trajectory(subject, objective, view, gradient)
+    attack = trajectory(subject, objective, attack_model, gradient)
     assert min(shares_of_loss(subject, objective, attack, reference)) < 0.9
     assert not differs_by_noise(subject.correct(attack[-1]), subject.correct(reference[-1]))
 
 
 def robust_accuracy(model: nn.Module) -> float:
     trained = subject_of(model)
-    adversarial = trajectory(trained, "cross entropy", FrozenView(model))[-1]
+    adversarial = trajectory(trained, "cross entropy", AttackModel(model))[-1]
     return float(trained.correct(adversarial).float().mean())
 
 

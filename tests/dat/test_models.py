@@ -3,8 +3,8 @@ import torch
 import torchvision
 
 from dat import AmplitudeGenerator, models
-from dat.generator import frequency_interpolation
-from engine.branches import branch_layout
+from dat.methods.dat.generator import frequency_interpolation
+from dat_engine.model.branches import branch_layout
 from tests.oracle.networks import (
     random_generator_state,
     random_resnet_state,

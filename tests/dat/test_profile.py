@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import dat.profile
+import dat.profiling.profile
 from dat.cli import main
-from dat.profile_flags import parse_profile_flags
-from dat.profile_table import significant
-from engine.phases import PHASES
+from dat.cli.profile_flags import parse_profile_flags
+from dat.profiling.table import significant
+from dat_engine.profile.ranges import RANGES
 
 TINY = [
     "digits-resnet",
@@ -56,9 +56,9 @@ def test_every_figure_follows_from_what_was_timed(profiled):
 def test_phases_add_up_to_the_profiled_step(profiled):
     written, _ = profiled
     for method in written["methods"].values():
-        assert set(method["phases"]) == {*PHASES, "other"}
+        assert set(method["phases"]) == {*RANGES, "other"}
         assert sum(method["phases"].values()) == pytest.approx(method["profiled_step_seconds"])
-        for name in ("data", "attack", "joint", "optimiser"):
+        for name in ("data", "attack", "joint", "optimizer"):
             assert method["phases"][name] > 0, name
     assert written["methods"]["dat"]["phases"]["mix"] > 0 == written["methods"]["pgd-at"]["phases"]["mix"]
 
@@ -84,7 +84,7 @@ def test_the_picture_shows_every_phase_of_every_method(profiled):
 def test_the_trace_holds_the_phases_of_every_method(profiled):
     _, folder = profiled
     names = {event.get("name") for event in json.loads((folder / "t.json").read_text())["traceEvents"]}
-    assert {f"dat-engine: {name}" for name in PHASES} <= names
+    assert {f"dat-engine: {name}" for name in RANGES} <= names
     assert {f"dat-engine window: {name}" for name in ("dat", "pgd-at", "eager dat", "eager pgd-at")} <= names
 
 
@@ -146,7 +146,7 @@ def test_recipe_flags_reach_every_method_and_settings_their_own():
 )
 def test_wrong_input_is_one_sentence_before_anything_is_measured(tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dat.profile, "engine_entry", lambda *_: pytest.fail("it began to measure"))
+    monkeypatch.setattr(dat.profiling.profile, "engine_subject", lambda *_: pytest.fail("it began to measure"))
     assert main(["profile", *words]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
@@ -155,8 +155,8 @@ def test_wrong_input_is_one_sentence_before_anything_is_measured(tmp_path, monke
 
 
 def test_a_picture_without_matplotlib_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dat.profile.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(dat.profile, "engine_entry", lambda *_: pytest.fail("it began to measure"))
+    monkeypatch.setattr(dat.profiling.profile.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dat.profiling.profile, "engine_subject", lambda *_: pytest.fail("it began to measure"))
     assert main(["profile", "digits-resnet", "--picture", str(tmp_path / "p.png")]) == 2
     assert "--picture needs matplotlib" in capsys.readouterr().err
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from dat.methods.dat import DAT, DATSettings
 from dat.methods.pgd_at import PGDAT, PGDATSettings
 from dat.methods.trades import TRADES, TRADESSettings
-from engine.branches import branch_layout
-from engine.frozen import FrozenView
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.model.branches import branch_layout
 from tests.dat.oracle_setting import (
     CLASSES,
     SHAPE,
@@ -83,7 +83,7 @@ def test_logits_in_eval_mode_and_frozen(branch):
     expected, _ = resnet_logits(values.model_state, values.batch.images, branch, training=False)
     with branch_layout(model, (branch,)):
         assert_close(model(values.batch.images), expected)
-    assert_close(FrozenView(model, ((branch,),), dtype=torch.float64).logits(values.batch.images, (branch,)), expected)
+    assert_close(AttackModel(model, ((branch,),), dtype=torch.float64).logits(values.batch.images, (branch,)), expected)
     if branch == "base":
         assert_close(model(values.batch.images), expected)
 
@@ -114,7 +114,9 @@ def test_views_and_adversarial_images_after_five_steps():
     values = setting()
     expected = oracle_dat(values)
     step = engine_dat(values, DATSettings())
-    images, adversarial, mixed, mixed_adversarial = step.method.groups(step.view, values.batch, dat_noise(values))
+    images, adversarial, mixed, mixed_adversarial = step.method.examples(
+        step.attack_model, values.batch, dat_noise(values)
+    )
     assert_close(images, values.batch.images)
     assert_close(mixed, expected["mixed_view"])
     assert_close(adversarial, expected["adversarial"])
@@ -163,7 +165,7 @@ def test_augmented_mix_source_mixes_and_conditions_on_the_augmented_image():
     step = engine_dat(values, DATSettings(mix_source="augmented"))
     noise = dat_noise(values)
     del noise["crop_offsets"], noise["flip"]
-    _, _, mixed, mixed_adversarial = step.method.groups(step.view, values.batch, noise)
+    _, _, mixed, mixed_adversarial = step.method.examples(step.attack_model, values.batch, noise)
     assert_close(mixed, expected["mixed_view"])
     assert_close(mixed_adversarial, expected["mixed_adversarial"])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import available_backends
+from dat_kernels import available_backends
 
 # White noise hides a lossy transform, for its spectrum is flat; 1/f images show it. Flat and black images have exact
 # zeros in their spectra, where the phase factor is 1 by definition and would be noise in a careless transform.
@@ -35,7 +35,9 @@ def make_images(kind: str, shape: tuple[int, int, int, int], seed: int = 0) -> T
 def needs(backend: str) -> None:
     """Skip the test where a backend is missing."""
     if backend not in available_backends():
-        pytest.skip(f"backend {backend} is not available here: kernels.available_backends() is {available_backends()}")
+        pytest.skip(
+            f"backend {backend} is not available here: dat_kernels.available_backends() is {available_backends()}"
+        )
 
 
 def assert_error_at_most_twice_eager(result: Tensor, eager: Tensor, exact: Tensor) -> None:

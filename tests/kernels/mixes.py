@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels import amplitude_mix
+from dat_kernels import amplitude_mix
 from tests.kernels.inputs import generator, make_images
 
 

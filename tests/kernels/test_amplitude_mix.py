@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from kernels import amplitude_mix
+from dat_kernels import amplitude_mix
 from tests.kernels.inputs import KINDS, assert_error_at_most_twice_eager, generator, make_images, needs
 from tests.kernels.mixes import arguments, result_and_gradient, views
 
@@ -51,7 +51,7 @@ def test_native_errs_at_most_twice_as_much_as_eager_at_every_size(height, poison
 
 def test_every_instruction_set_errs_at_most_twice_as_much_as_eager(poisoned_memory):
     needs("native")
-    from kernels import _native
+    from dat_kernels import _native
 
     before = _native.current_instruction_set()
     try:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from kernels import amplitude_mix
+from dat_kernels import amplitude_mix
 from tests.kernels.inputs import generator, needs
 from tests.kernels.mixes import arguments, result_and_gradient, views
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kernels import augment
+from dat_kernels import augment
 from tests.kernels.inputs import generator, needs
 
 BACKENDS = ("reference", "native")

@@ -4,8 +4,8 @@ import warnings
 import pytest
 import torch
 
-import kernels
-from kernels import amplitude_mix, available_backends, backends
+import dat_kernels
+from dat_kernels import amplitude_mix, available_backends, backends
 from tests.kernels.inputs import needs
 
 OPERATIONS = {
@@ -46,7 +46,7 @@ def test_reference_is_always_available_and_last():
 def test_every_backend_of_an_operation_has_the_same_functions(operation):
     for backend in available_backends():
         file = "reference" if backend == "reference" else f"{backend}_backend"
-        module = importlib.import_module(f"kernels.{operation}.{file}")
+        module = importlib.import_module(f"dat_kernels.{operation}.{file}")
         for function in ("serves", *OPERATIONS[operation]):
             assert callable(getattr(module, function)), f"{module.__name__}.{function}"
 
@@ -104,7 +104,7 @@ def test_importing_the_package_does_not_import_triton_kernels():
 
 def test_unknown_instruction_set_is_refused():
     needs("native")
-    from kernels import _native
+    from dat_kernels import _native
 
     with pytest.raises(ValueError, match="instruction set 'avx1024'"):
         _native.use_instruction_set("avx1024")
@@ -112,4 +112,4 @@ def test_unknown_instruction_set_is_refused():
 
 
 def test_public_names():
-    assert set(kernels.__all__) == {"amplitude_mix", "augment", "available_backends", "pgd_start", "pgd_step"}
+    assert set(dat_kernels.__all__) == {"amplitude_mix", "augment", "available_backends", "pgd_start", "pgd_step"}

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from kernels import pgd_start
-from kernels.pgd_step import philox
+from dat_kernels import pgd_start
+from dat_kernels.pgd_step import philox
 from tests.kernels.inputs import generator, needs
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_uniform_noise_is_the_same_to_the_bit_on_every_backend(seed, offset, poi
 
 def test_gaussian_noise_is_the_same_within_float32_on_every_backend():
     needs("native")
-    from kernels import _native
+    from dat_kernels import _native
 
     images = torch.full((8, 3, 32, 32), 0.5)
     expected = philox.gaussian(images.numel(), 5, 2, CPU).double()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from kernels import pgd_step
+from dat_kernels import pgd_step
 from tests.kernels.inputs import generator, needs
 
 EPSILON, STEP = 8 / 255, 2 / 255
@@ -59,7 +59,7 @@ def test_not_a_number_passes_through_except_in_the_gradient(backend):
 
 def test_every_instruction_set_equals_the_eager_expression():
     needs("native")
-    from kernels import _native
+    from dat_kernels import _native
 
     before = _native.current_instruction_set()
     adversarial, gradient, images = inputs((2, 3, 31, 33))

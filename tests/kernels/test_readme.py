@@ -1,4 +1,4 @@
-"""The example in kernels/README.md runs, and does what the text beside it says."""
+"""The example in kernels/dat_kernels/README.md runs, and does what the text beside it says."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import kernels
+import dat_kernels
 
-README = Path(kernels.__file__).parent / "README.md"
+README = Path(dat_kernels.__file__).parent / "README.md"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_example_attacks_within_the_box_and_reaches_amplitude_and_model(example)
 
 def test_every_public_name_is_in_the_table():
     text = README.read_text()
-    assert [name for name in kernels.__all__ if f"`{name}`" not in text and f"`kernels.{name}()`" not in text] == []
+    assert [name for name in dat_kernels.__all__ if f"`{name}`" not in text and f"`kernels.{name}()`" not in text] == []
 
 
 def test_every_link_leads_to_a_file():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import amplitude_mix
-from kernels.amplitude_mix import triton_backend
+from dat_kernels import amplitude_mix
+from dat_kernels.amplitude_mix import triton_backend
 from tests.kernels.inputs import KINDS, assert_error_at_most_twice_eager, generator, make_images
 
 FAST_SIZES = ((16, 16), (32, 32), (64, 64))

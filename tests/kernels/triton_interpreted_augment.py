@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import augment
+from dat_kernels import augment
 from tests.kernels.inputs import generator
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")

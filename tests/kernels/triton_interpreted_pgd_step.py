@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from kernels import pgd_start, pgd_step
-from kernels.pgd_step import triton_backend
+from dat_kernels import pgd_start, pgd_step
+from dat_kernels.pgd_step import triton_backend
 from tests.kernels.inputs import generator
 
 FORMATS = (torch.contiguous_format, torch.channels_last)

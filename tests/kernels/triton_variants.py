@@ -19,13 +19,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.amplitude_mix import triton_backend as amplitude_mix
-from kernels.amplitude_mix import triton_kernel as amplitude_mix_kernel
-from kernels.amplitude_mix import triton_pointwise
-from kernels.augment import triton_backend as augment
-from kernels.augment import triton_kernel as augment_kernel
-from kernels.pgd_step import triton_backend as pgd_step
-from kernels.pgd_step import triton_kernel as pgd_step_kernel
+from dat_kernels.amplitude_mix import triton_backend as amplitude_mix
+from dat_kernels.amplitude_mix import triton_kernel as amplitude_mix_kernel
+from dat_kernels.amplitude_mix import triton_pointwise
+from dat_kernels.augment import triton_backend as augment
+from dat_kernels.augment import triton_kernel as augment_kernel
+from dat_kernels.pgd_step import triton_backend as pgd_step
+from dat_kernels.pgd_step import triton_kernel as pgd_step_kernel
 
 ENTRY_POINTS = {
     amplitude_mix_kernel: ("mix_forward", "mix_backward_amplitude"),

@@ -43,7 +43,7 @@ def jensen_shannon(logits_p: Tensor, logits_q: Tensor) -> Tensor:
 def attack_loss(
     clean_logits: Tensor, adversarial_logits: Tensor, targets: Tensor, *, beta: float, label_smoothing: float
 ) -> Tensor:
-    """L_AE = CE_s(f(x'), y) + beta·KL(f(x)‖f(x')): what DAT's adversarial examples maximise."""
+    """L_AE = CE_s(f(x'), y) + beta·KL(f(x)‖f(x')): what DAT's adversarial examples pgd_attack."""
     smoothed = cross_entropy(adversarial_logits, targets, label_smoothing=label_smoothing)
     return smoothed + beta * kl_divergence(clean_logits, adversarial_logits)
 

@@ -75,7 +75,7 @@ def dat_step(
     `losses.dat_terms`), loss, model_gradients, momentum_buffers, model_after (parameters), running_after_theta
     (statistics after the four forwards of the theta step), running_after (at the end of the step),
     generator_logits, generator_terms and generator_loss (the pass that gave psi's gradient), generator_gradients
-    (d L_DAT / d psi; the optimiser is given its negative), generator_momentum_buffers, generator_after (parameters).
+    (d L_DAT / d psi; the optimizer is given its negative), generator_momentum_buffers, generator_after (parameters).
     """
     if generator_update not in ("joint", "alternating"):
         raise ValueError(f"generator_update is {generator_update!r}; use 'joint' or 'alternating'")

@@ -146,12 +146,12 @@ def test_attack_climbs_a_linear_objective_to_the_corner_of_the_box():
 
 def test_sgd_equals_torch_over_three_steps():
     parameter = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    optimiser = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=5e-4)
     parameters, buffers = {"w": parameter.detach().clone(), "unused": torch.ones(1)}, None
     for step in range(3):
         gradient = torch.tensor([0.5, float(step)], dtype=torch.float64)
         parameter.grad = gradient.clone()
-        optimiser.step()
+        optimizer.step()
         parameters, buffers = sgd_step(
             parameters=parameters,
             gradients={"w": gradient},

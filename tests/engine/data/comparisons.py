@@ -2,8 +2,8 @@
 
 import torch
 
-from engine.data.damaged import DamagedFiles
-from engine.data.decoded import decode_all
+from dat_engine.data.files.corrupt import CorruptFiles
+from dat_engine.data.files.decoded import decode_all
 
 
 def assert_same_batches(found, expected):
@@ -22,7 +22,7 @@ def joined(batches, field):
 
 def in_memory(files):
     """ImageFiles -> ImageArrays of their un-augmented images."""
-    return decode_all(files, DamagedFiles(files))
+    return decode_all(files, CorruptFiles(files))
 
 
 def originals(files):

@@ -1,4 +1,4 @@
-"""Small data for the tests of engine.data, and the data root of the tests that want the real one."""
+"""Small data for the tests of dat_engine.data, and the data root of the tests that want the real one."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import ImageArrays, ImageFiles
+from dat_engine.data import ImageArrays, ImageFiles
 from tests.engine.data.pictures import photograph
 
 FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data import dali_installed
+from dat_engine.data import dali_installed
 
 needs_dali = pytest.mark.skipif(
     not dali_installed(), reason="NVIDIA DALI is not installed; pip install 'dat-engine[dali]'"

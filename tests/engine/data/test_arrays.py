@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.data import ImageArrays, hold_out, mean_amplitude, take, unit_range
+from dat_engine.data import ImageArrays, hold_out, mean_amplitude, take, unit_range
 
 
 def _rows(arrays):

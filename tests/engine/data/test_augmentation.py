@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from engine.data import Augmentation, draw
+from dat_engine.data import Augmentation, draw_augmentation
 
 CPU = torch.device("cpu")
 
 
 def _draw(augmentation, n, seed=0):
-    return draw(augmentation, n, torch.Generator().manual_seed(seed), CPU)
+    return draw_augmentation(augmentation, n, torch.Generator().manual_seed(seed), CPU)
 
 
 def _chi_square(counts):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.data import (
+from dat_engine.data import (
     Augmentation,
     DaliLoader,
     DataError,
@@ -25,7 +25,7 @@ from engine.data import (
     load,
     take,
 )
-from engine.data.dali_requests import FileRequests
+from dat_engine.data.loaders.dali_requests import FileRequests
 from tests.engine.data.comparisons import assert_same_batches, in_memory, joined, originals
 from tests.engine.data.pictures import damage, needs_dali, photograph
 
@@ -78,7 +78,7 @@ def test_dali_makes_rgb_of_whatever_a_file_holds(jpegs, tmp_path, mode, name):
 def test_dali_windows_are_those_that_were_drawn(jpegs, monkeypatch):
     files = jpegs(4, sizes=((40, 30),), image_size=10)
     windows = torch.tensor([[0, 0, 40, 30], [5, 7, 20, 12], [30, 20, 10, 10], [1, 2, 3, 4]], dtype=torch.int32)
-    monkeypatch.setattr("engine.data.dali_requests.draw_windows", lambda *_: windows)
+    monkeypatch.setattr("dat_engine.data.loaders.dali_requests.draw_windows", lambda *_: windows)
     augmentation = RandomResizedCrop(flip=False)
     (batch,) = DaliLoader(files, batch_size=4, augmentation=augmentation, seed=0, device="cpu").epoch(0)
     for image, index, (top, left, height, width) in zip(batch.images, batch.indices, windows.tolist(), strict=True):
@@ -119,8 +119,8 @@ def test_a_failure_that_no_file_explains_is_passed_on(jpegs, monkeypatch):
     def fail(*_):
         raise RuntimeError("the pipeline broke")
 
-    monkeypatch.setattr("engine.data.dali_pipeline.ViewsPipeline._run_once", fail)
-    monkeypatch.setattr("engine.data.dali_requests.FileRequests._decodes_alone", lambda *_: True)
+    monkeypatch.setattr("dat_engine.data.loaders.dali_pipeline.ViewsPipeline._run_once", fail)
+    monkeypatch.setattr("dat_engine.data.loaders.dali_requests.FileRequests._decodes_alone", lambda *_: True)
     with pytest.raises(RuntimeError, match="the pipeline broke"):
         next(batches)
 
@@ -164,7 +164,7 @@ def test_dali_settings_out_of_range_are_refused(small_arrays):
 
 
 def test_dali_that_is_not_installed_is_asked_for(small_arrays, monkeypatch):
-    monkeypatch.setattr("engine.data.dali_loader.dali_installed", lambda: False)
+    monkeypatch.setattr("dat_engine.data.loaders.dali.dali_installed", lambda: False)
     with pytest.raises(ValueError, match=r"needs NVIDIA DALI; install it with: pip install 'dat-engine\[dali\]'"):
         DaliLoader(small_arrays(8), batch_size=4, augmentation=PADDED, seed=5, device="cpu")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.data import batches
+from dat_engine.data import batches
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 64])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.data import (
+from dat_engine.data import (
     Augmentation,
     DaliLoader,
     DataError,

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from engine.data import DataError, FileSettings, ImageFiles
-from engine.data.decoding import DamagedImage, centre_view, decode, size_in_file
+from dat_engine.data import DataError, FileSettings, ImageFiles
+from dat_engine.data.files.decoding import CorruptImage, centre_view, decode, size_in_file
 from tests.engine.data.pictures import photograph
 
 
@@ -118,7 +118,7 @@ _JPEG = _content(photograph(16, 24, seed=1), "JPEG")
 def test_damaged_content_is_told_from_an_unreadable_file(tmp_path, content, reason):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    with pytest.raises(DamagedImage, match=reason) as caught:
+    with pytest.raises(CorruptImage, match=reason) as caught:
         decode(str(path))
     assert str(path) not in str(caught.value)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.data import DataError, FileSettings, describe, load
+from dat_engine.data import DataError, FileSettings, describe, load
 from tests.engine.data.pictures import photograph
 
 

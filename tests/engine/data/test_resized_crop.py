@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from engine.data import RandomResizedCrop
-from engine.data.resized_crop import draw_windows
+from dat_engine.data import RandomResizedCrop
+from dat_engine.data.resized_crop import draw_windows
 
 
 def _draw(size, n, seed=0, **settings):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import DataError, FileSettings, describe, load
+from dat_engine.data import DataError, FileSettings, describe, load
 
 
 def _load_error(root, download=False, name="cifar10", split="train"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.data import DataError, FileSettings, describe, load
+from dat_engine.data import DataError, FileSettings, describe, load
 from tests.engine.data.pictures import photograph
 
 IDENTIFIERS = ("n03", "n01", "n02")  # as wnids.txt has them: in no order

@@ -1,0 +1,79 @@
+"""The flags of ``dat profile``: its own, every field of the recipe, and the settings of each method that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, make_dataclass, replace
+from typing import Annotated, Any
+
+import tyro
+
+from dat.cli.flags import parse_flags, take_flag
+from dat.cli.train_flags import take_recipe
+from dat.methods import METHODS, method_entry
+from dat.profiling.profile import ProfileOptions
+from dat.recipes import Recipe, recipe
+
+USAGE = "dat profile RECIPE [--methods dat,pgd-at,trades] [--baseline eager] [flags]"
+
+
+def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], ProfileOptions]:
+    """Command-line words after ``dat profile`` -> one recipe per method, and what to do with them.
+
+    Raises:
+        ValueError: no recipe, an unknown one, an unknown method or one named twice, an unknown flag, a value out of range.
+        SystemExit: after ``--help``.
+    """
+    name, rest = take_recipe(arguments, USAGE)
+    # which methods are named decides which further flags there are
+    named, _ = take_flag(rest, "--methods")
+    methods = parse_methods(ProfileOptions().methods if named is None else named)
+    default = recipe(name, methods[0])
+    settings: list[Any] = [
+        (
+            _attribute(method),
+            Annotated[type(METHODS[method].settings), tyro.conf.arg(name=method)],
+            field(default=recipe(name, method).settings),
+        )
+        for method in methods
+    ]
+    flags_type = make_dataclass(
+        "Flags",
+        [
+            ("experiment", Annotated[Recipe, tyro.conf.arg(name="")], field(default=default)),
+            ("profile", Annotated[ProfileOptions, tyro.conf.arg(name="")], field(default=ProfileOptions())),
+            *settings,
+        ],
+        kw_only=True,
+        frozen=True,
+    )
+    flags: Any = parse_flags(
+        flags_type,
+        rest,
+        command=f"dat profile {name}",
+        description=f"Cost of an epoch and of its phases. Methods: {', '.join(METHODS)}.",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    recipes = [
+        replace(flags.experiment, name=name, method=method, settings=getattr(flags, _attribute(method)))
+        for method in methods
+    ]
+    return recipes, flags.profile
+
+
+def parse_methods(text: str) -> list[str]:
+    """``"dat,pgd-at"`` -> names of methods.
+
+    Raises:
+        ValueError: a name that is no method's, none at all, or one twice.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        method_entry(name)
+        if names.count(name) > 1:
+            raise ValueError(f"--methods names {name} twice; name every method once")
+    return names
+
+
+def _attribute(method: str) -> str:
+    return f"settings_of_{method.replace('-', '_')}"

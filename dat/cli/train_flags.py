@@ -1,0 +1,66 @@
+"""The flags of ``dat train``, made by tyro from the recipe's own dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, make_dataclass, replace
+from typing import Annotated, Any
+
+import tyro
+
+from dat.cli.flags import parse_flags, take_flag
+from dat.methods import METHODS
+from dat.recipes import RECIPES, Recipe, recipe, with_epochs
+from dat.training.train import RunOptions
+
+USAGE = "dat train RECIPE [--method METHOD] [flags]"
+
+
+def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
+    """Command-line words after ``dat train`` -> the experiment and where to run it.
+
+    Raises:
+        ValueError: no recipe, an unknown one, an unknown method, an unknown flag, a value out of range.
+        SystemExit: after ``--help``.
+    """
+    name, rest = take_recipe(arguments, USAGE)
+    # which method it is decides which further flags there are
+    named, rest = take_flag(rest, "--method")
+    method = "dat" if named is None else named
+    default = recipe(name, method)
+    flags_type = make_dataclass(
+        "Flags",
+        [
+            ("experiment", Annotated[Recipe, tyro.conf.arg(name="")], field(default=default)),
+            (
+                "settings",
+                Annotated[type(default.settings), tyro.conf.arg(name=method)],
+                field(default=default.settings),
+            ),
+            ("run", Annotated[RunOptions, tyro.conf.arg(name="")], field(default=RunOptions())),
+        ],
+        kw_only=True,
+        frozen=True,
+    )
+    flags: Any = parse_flags(
+        flags_type,
+        rest,
+        command=f"dat train {name} --method {method}",
+        description=f"{METHODS[method].summary}. Methods: {', '.join(METHODS)}.",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    chosen = replace(flags.experiment, name=name, method=method, settings=flags.settings)
+    if chosen.epochs != default.epochs and not any(word.startswith("--schedule.milestones") for word in rest):
+        chosen = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs)
+    return chosen, flags.run
+
+
+def take_recipe(arguments: Sequence[str], usage: str) -> tuple[str, list[str]]:
+    """The recipe's name, which is the first word, and the words after it.
+
+    Raises:
+        ValueError: there is none; whether a recipe has that name is not looked at.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"name the recipe first: {usage}; recipes are {', '.join(RECIPES)}")
+    return arguments[0], list(arguments[1:])

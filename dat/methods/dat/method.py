@@ -1,0 +1,168 @@
+"""Dual Adversarial Training (Li et al., NeurIPS 2024): attack the image and its amplitude-mixed twin, train on all four.
+
+A generator invents amplitudes; mixed with the image's own under the image's phase they give the second image. Classifier
+and generator play a min-max game over one loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dat.losses import dat_attack_targets, dat_loss_terms, soft_target_ascent
+from dat.methods.base import MethodEntry, Task
+from dat.methods.dat.generator import AmplitudeGenerator
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
+from dat_engine.data import Augmentation, Batch, draw_augmentation
+from dat_engine.profile.ranges import named_range
+from dat_engine.step.method import Noise
+from dat_engine.step.training_step import UpdateMode
+from dat_kernels import amplitude_mix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DATSettings:
+    """Settings of Dual Adversarial Training."""
+
+    beta: float = 15.0
+    """Weight of the KL divergence, in the attack and in the loss."""
+    omega: float = 2.0
+    """Weight of the JS divergence between the predictions on x and on its mixed twin."""
+    label_smoothing: float = 0.5
+    """In the attack and in training; 0.5 is what the authors' code runs, the paper names none."""
+    steps: int = 5
+    step_size: float | None = None
+    """None: a quarter of epsilon."""
+    start_scale: float = 0.001
+    """Standard deviation of the gaussian start."""
+    mix_source: Literal["original", "augmented"] = "original"
+    """Image that is mixed: the un-augmented one, augmented afterwards (authors' code), or x itself (the paper's text)."""
+    mix_padding: int = 3
+    """Padding of the mixed image's own random crop."""
+    mix_flip: bool = True
+    """Whether the mixed image is flipped at random."""
+    amplitude_scale: Literal["unit", "dataset"] = "unit"
+    """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
+    coarse_amplitude: int | None = None
+    """None: the generator predicts every frequency (published); S: an S x S amplitude, interpolated (large images)."""
+    attack_path_gradient: bool = True
+    """Whether the generator also sees the gradient through the attacked mixed image."""
+    generator_update: UpdateMode = "joint"
+    """One backward for both players, or the authors' second forward at the new weights ("alternating")."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta < math.inf and 0 <= self.omega < math.inf):
+            raise ValueError(f"beta and omega must be finite and not negative; got {self.beta:g} and {self.omega:g}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
+
+
+class DAT:
+    """See the module; `examples` gives x, x', the mixed image and its x', in that order."""
+
+    layout = ("base", "base", "mix", "mix")
+    attack_layouts = (("base",), ("mix",), ("base", "mix"))
+    adversarial_group = 1
+
+    def __init__(self, settings: DATSettings, task: Task) -> None:
+        self.settings = settings
+        self.attack = AttackSettings(
+            epsilon=task.epsilon,
+            step_size=task.epsilon / 4 if settings.step_size is None else settings.step_size,
+            steps=settings.steps,
+            start="gaussian",
+            start_scale=settings.start_scale,
+        )
+        scale = task.mean_amplitude() if settings.amplitude_scale == "dataset" else None
+        self.generator = AmplitudeGenerator(
+            task.num_classes, task.image_shape, amplitude_scale=scale, coarse_size=settings.coarse_amplitude
+        )
+        self.generate: nn.Module = self.generator
+        self.augmentation = Augmentation(padding=settings.mix_padding, flip=settings.mix_flip)
+
+    @property
+    def second_player(self) -> nn.Module:
+        return self.generator
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        self.generate = wrap(self.generator)
+
+    def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
+        """``latent`` [B, 100], ``lam`` [B], ``start`` and ``mixed_start`` [B, C, H, W]; ``crop_offsets``, ``flip``."""
+        images, size = batch.images, batch.images.shape[0]
+        noise = {
+            "latent": images.new_empty(size, self.generator.latent_dim).normal_(generator=generator),
+            "lam": images.new_empty(size).uniform_(generator=generator),
+            "start": draw_start(images, self.attack, generator),
+            "mixed_start": draw_start(images, self.attack, generator),
+        }
+        if self.settings.mix_source == "original":
+            noise["crop_offsets"], noise["flip"] = draw_augmentation(self.augmentation, size, generator, images.device)
+        return noise
+
+    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+        assert attack_model is not None
+        images = batch.images
+        with torch.no_grad(), named_range("clean forward"):
+            if self.settings.mix_source == "original":
+                source = batch.originals
+                clean, condition = attack_model.logits(torch.cat([images, source])).chunk(2)
+            else:
+                source = images
+                clean = condition = attack_model.logits(images)
+        with named_range("mix"):
+            amplitude = self.generate(noise["latent"], condition)
+            mixed = amplitude_mix(
+                source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
+            )
+        with torch.no_grad(), named_range("clean forward"):
+            clean_mixed = attack_model.logits(mixed.detach(), ("mix",))
+        both = torch.cat([images, mixed.detach()])
+        soft_targets = dat_attack_targets(
+            torch.cat([clean, clean_mixed]),
+            torch.cat([batch.targets, batch.targets]),
+            beta=self.settings.beta,
+            label_smoothing=self.settings.label_smoothing,
+        )
+        active = torch.empty_like(both, dtype=torch.bool) if self.settings.attack_path_gradient else None
+        adversarial, mixed_adversarial = pgd_attack(
+            attack_model,
+            both,
+            soft_target_ascent(soft_targets),
+            self.attack,
+            torch.cat([noise["start"], noise["mixed_start"]]),
+            layout=("base", "mix"),
+            active=active,
+        ).chunk(2)
+        if active is not None:
+            mixed_adversarial = along_projection(mixed, mixed_adversarial, active.chunk(2)[1])
+        return images, adversarial, mixed, mixed_adversarial
+
+    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
+        clean, adversarial, mixed, mixed_adversarial = logits
+        return dat_loss_terms(
+            clean,
+            adversarial,
+            mixed,
+            mixed_adversarial,
+            targets,
+            beta=self.settings.beta,
+            omega=self.settings.omega,
+            label_smoothing=self.settings.label_smoothing,
+        )
+
+
+ENTRY = MethodEntry(
+    create=DAT,
+    settings=DATSettings(),
+    epochs=150,
+    milestones=(100, 110),
+    needs_pairs=True,
+    summary="Dual Adversarial Training: amplitude-mixed twin images, generator against classifier",
+)

@@ -1,0 +1,1 @@
+"""What `dat profile` measures, its table and picture, and the eager baselines."""

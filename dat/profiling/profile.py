@@ -1,0 +1,135 @@
+"""``dat profile``: what a recipe's epoch costs, method by method; table, JSON, picture and trace."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from dat.profiling.picture import PICTURE_TYPES, render
+from dat.profiling.step_profile import ROUNDS, measure
+from dat.profiling.subjects import check_eager_baselines, eager_subjects, engine_subject
+from dat.profiling.table import table
+from dat.recipes import Recipe
+from dat.training.build import choose_device, load_training_data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileOptions:
+    """What is measured and where it is written; not part of the experiment."""
+
+    methods: str = "dat,pgd-at,trades"
+    """Comma-separated; `dat recipes` lists them. pgd-at is what the others are compared with."""
+    baseline: Literal["eager"] | None = None
+    """eager: also time DAT and PGD-AT-10 as published code runs them, in float32, on the same data."""
+    steps: int | None = None
+    """Steps of each method per round; None: as many as take about a second."""
+    rounds: int = ROUNDS
+    """Every method has one turn per round; figures are medians over the rounds."""
+    json: Path | None = None
+    """File for everything measured, with the recipe, versions and hardware."""
+    picture: Path | None = None
+    """File for stacked bars of the phases: .svg or .png; needs matplotlib."""
+    trace: Path | None = None
+    """File for the profiled steps as a Chrome trace, for ui.perfetto.dev."""
+    data_root: Path = Path("data")
+    """Folder that holds (or will hold, after a download) the data set."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; None: the GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rounds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+
+
+def profile(recipes: Sequence[Recipe], options: ProfileOptions) -> int:
+    """Measure one recipe per method in turn; prints the table, writes the files, returns the exit code 0.
+
+    Raises:
+        ValueError: wrong input, before anything is measured; or a file that cannot be written, after the table.
+    """
+    _check_files(options)
+    device = choose_device(options.device)
+    if options.baseline:
+        check_eager_baselines(recipes[0])
+    with Console(stderr=True).status("") as status, tempfile.TemporaryDirectory() as folder:
+        entries = []
+        try:
+            for recipe in recipes:
+                status.update(f"preparing {recipe.method}")
+                load = partial(load_training_data, recipe, options.data_root, device)
+                entries.append(engine_subject(recipe, load, device))
+            if options.baseline:
+                status.update("preparing the eager baselines")
+                entries += eager_subjects(recipes[0], load, device)
+            result = measure(
+                entries,
+                device,
+                trace=Path(folder) / "trace.json",
+                rounds=options.rounds,
+                steps=options.steps,
+                report=status.update,
+            )
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f"the methods do not fit into the memory of {device} together; profile fewer at a time with --methods, "
+                "or a smaller --batch-size"
+            ) from None
+        trace = b"" if options.trace is None else (Path(folder) / "trace.json").read_bytes()
+    Console().print(table(result, title=f"{_title(recipes[0], device)}, batch {recipes[0].batch_size}"))
+    if options.trace is not None:
+        _write(options.trace, trace)
+    if options.json is not None:
+        _write(options.json, (json.dumps(result.to_dict(_shared(recipes)), indent=2) + "\n").encode())
+    if options.picture is not None:
+        _write(options.picture, render(result, title=_title(recipes[0], device), suffix=options.picture.suffix))
+    return 0
+
+
+def _shared(recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """The recipe of all methods: what they share once, their settings by method."""
+    methods = [recipe.method for recipe in recipes]
+    settings = {recipe.method: recipe.to_dict()["settings"] for recipe in recipes}
+    return {**recipes[0].to_dict(), "method": methods, "settings": settings}
+
+
+def _check_files(options: ProfileOptions) -> None:
+    files = {name: getattr(options, name) for name in ("json", "picture", "trace")}
+    named = {name: path for name, path in files.items() if path is not None}
+    for name, path in named.items():
+        if path.is_dir():
+            raise ValueError(f"--{name} {path} is a directory; name a file")
+        if not path.parent.is_dir():
+            raise ValueError(f"--{name} {path} lies in a directory that does not exist; create {path.parent} first")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f"--{name} {path} cannot be written: permission denied")
+    if len({path.resolve() for path in named.values()}) < len(named):
+        raise ValueError("--json, --picture and --trace must name different files")
+    if options.picture is not None:
+        if options.picture.suffix not in PICTURE_TYPES:
+            raise ValueError(f"--picture must end in {' or '.join(PICTURE_TYPES)}; got {options.picture}")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ValueError("--picture needs matplotlib, which is not installed: pip install 'dat-engine[dev]'")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _title(recipe: Recipe, device: torch.device) -> str:
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    return f"{recipe.name}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else threads}"

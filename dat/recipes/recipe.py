@@ -1,0 +1,282 @@
+"""Recipes: a recipe is a complete experiment, a frozen value every field of which is a flag of ``dat train``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import tyro
+
+from dat.methods import METHODS, method_entry
+from dat_engine.data import LoaderKind
+from dat_engine.data.files.files import OnDamaged
+from dat_engine.model.precision import Precision
+from dat_engine.run.schedule import Schedule
+from dat_engine.step.optimizers import SGDSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSettings:
+    """Which images, and how they are fed."""
+
+    name: str = "cifar10"
+    """Data set; `dat recipes` lists them."""
+    loader: LoaderKind = "auto"
+    """resident: the whole data set in device memory; dali; torchvision: a plain DataLoader; auto: resident where the data
+    fit, else DALI, else torchvision."""
+    workers: int | None = None
+    """Threads of DALI or processes of torchvision; None: the cores there are."""
+    image_size: int | None = None
+    """Edge of the images of a folder, in pixels; None: the data set's own."""
+    resize: int | None = None
+    """What the shorter edge of a file is scaled to before the crop; None: the data set's own."""
+    on_damaged: OnDamaged = "fatal"
+    """A file that cannot be decoded stops the run, or is left out ("skip") with a warning that names it."""
+    crop: Literal["padded", "resized"] = "padded"
+    """Random crop after padding with zeros, or random resized crop (image files only)."""
+    padding: int = 4
+    """Zeros around the image before a padded crop."""
+    flip: bool = True
+    """Random horizontal flips."""
+    validation: int = 1000
+    """Training images held out for choosing the best checkpoint; 0 keeps the last one instead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings:
+    """The classifier."""
+
+    name: str = "resnet18"
+    width: int | None = None
+    """Channels of the first stage; None: the published width."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSettings:
+    """How the step is run; the numbers are the same, the speed is not."""
+
+    execution: Literal["auto", "eager", "compiled", "graphed"] = "auto"
+    """torch.compile, or torch.compile and one CUDA graph for the whole step; auto: graphed on a GPU (compiled
+    with many processes), eager on the CPU."""
+    branching: Literal["auto", "folded", "grouped"] = "auto"
+    """Attack on two branches: two folded weight sets, or one batch with an affine per group; auto: grouped on a GPU,
+    folded on the CPU, where it was measured to be faster."""
+    synchronise_batchnorm: bool = False
+    """With many processes, normalise by the union of their batches instead of by each process's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSettings:
+    """What is measured on the test split when training ends."""
+
+    attacks: str = "natural,fgsm,pgd20"
+    """Comma-separated, out of natural, fgsm, pgd20, pgd100, cw, aa."""
+    limit: int | None = None
+    """Number of test images; None: all."""
+    batch_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One experiment. `name` and `method` are chosen on the command line first; they set the other defaults."""
+
+    name: tyro.conf.Suppress[str]
+    method: tyro.conf.Suppress[str]
+    settings: tyro.conf.Suppress[Any]
+    """The method's own settings, a frozen dataclass of its file in `dat.methods`."""
+    epsilon: float = 8 / 255
+    """L-infinity radius of the threat model, images being in [0, 1]; used in training, validation and evaluation."""
+    epochs: int = 150
+    batch_size: int = 128
+    seed: int = 0
+    limit_train: int | None = None
+    """Train on this many images, classes balanced; None: all."""
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optimizer: SGDSettings = field(default_factory=SGDSettings)
+    generator_optimizer: SGDSettings = field(default_factory=SGDSettings)
+    """Of the second player, where the method has one; its rate is constant."""
+    schedule: Schedule = field(default_factory=Schedule)
+    precision: Precision = field(default_factory=Precision)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(
+                f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}"
+                + (f" (did you mean {self.epsilon:g}/255 = {self.epsilon / 255:.4f}?)" if self.epsilon > 1 else "")
+            )
+        for name in ("epochs", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("evaluation.batch_size", "evaluation.limit", "model.width", "data.image_size"):
+            group, field_name = name.split(".")
+            value = getattr(getattr(self, group), field_name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        if not 0 <= self.seed < 2**63 - 2**32:
+            raise ValueError(f"seed must be a non-negative 63-bit number; got {self.seed}")
+        if self.batch_size == 1 and METHODS[self.method].needs_pairs:
+            raise ValueError(f"{self.method} normalises its generator over the batch; use a batch_size of at least 2")
+        if self.precision.name == "fp64":
+            raise ValueError("fp64 is for checks of the step, not for training; use auto, fp32, bf16 or fp16")
+        if self.limit_train is not None and self.limit_train < 1:
+            raise ValueError(f"limit_train must be at least 1; got {self.limit_train}")
+        if self.data.validation < 0:
+            raise ValueError(f"data.validation must not be negative; got {self.data.validation}")
+        if self.data.workers is not None and self.data.workers < 0:
+            raise ValueError(f"data.workers must not be negative; got {self.data.workers}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only; `recipe_from_dict` reads it back."""
+        return _plain(asdict(self))
+
+
+def recipe(name: str, method: str = "dat") -> Recipe:
+    """The recipe called `name`, for `method`.
+
+    Raises:
+        ValueError: no recipe or no method of that name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
+    method_entry(method)
+    return RECIPES[name](name, method)
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """Read back what `Recipe.to_dict` wrote (a run's config.json, a checkpoint).
+
+    Raises:
+        ValueError: fields that this version does not know, or lacks.
+    """
+    nested = {
+        "settings": type(method_entry(values.get("method", "?")).settings),
+        "data": DataSettings,
+        "model": ModelSettings,
+        "optimizer": SGDSettings,
+        "generator_optimizer": SGDSettings,
+        "schedule": Schedule,
+        "precision": Precision,
+        "engine": EngineSettings,
+        "evaluation": EvaluationSettings,
+    }
+    try:
+        arguments = {
+            name: nested[name](**_tuples(value)) if name in nested else value for name, value in values.items()
+        }
+        return Recipe(**arguments)
+    except TypeError as error:
+        raise ValueError(f"this recipe was written by another version of dat-engine: {error}") from None
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two recipes, as dictionaries, differ."""
+    found: list[str] = []
+    for name in sorted(set(one) | set(other)):
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def with_epochs(base: Recipe, epochs: int) -> Recipe:
+    """`base` for another number of epochs, the schedule's milestones keeping their share of the run."""
+    schedule = base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs)
+    return replace(base, epochs=epochs, schedule=schedule)
+
+
+def _published(data: DataSettings, model: str) -> Callable[[str, str], Recipe]:
+    """The method's published settings; on CIFAR these are the paper's and its authors' code's."""
+
+    def create(name: str, method: str) -> Recipe:
+        entry = METHODS[method]
+        return Recipe(
+            name=name,
+            method=method,
+            settings=entry.settings,
+            epochs=entry.epochs,
+            data=data,
+            model=ModelSettings(name=model),
+            schedule=Schedule(milestones=entry.milestones),
+            precision=Precision(name="auto", channels_last=True),
+        )
+
+    return create
+
+
+def _tinyimagenet(name: str, method: str) -> Recipe:
+    base = _published(DataSettings(name="tinyimagenet"), "resnet18")(name, method)
+    if method != "dat":
+        return base
+    return replace(base, epochs=100, schedule=Schedule(milestones=(75, 80)))
+
+
+def _large_images(data: DataSettings) -> Callable[[str, str], Recipe]:
+    """Images of 224 pixels with torchvision's ResNet-50; nothing is published for DAT at this size."""
+
+    def create(name: str, method: str) -> Recipe:
+        base = _published(data, "resnet50")(name, method)
+        settings = replace(base.settings, coarse_amplitude=32) if method == "dat" else base.settings
+        return replace(
+            base,
+            settings=settings,
+            epsilon=4 / 255,
+            epochs=90,
+            schedule=Schedule(milestones=(30, 60, 80)),
+            optimizer=SGDSettings(weight_decay=1e-4),
+        )
+
+    return create
+
+
+def _digits(name: str, method: str) -> Recipe:
+    return Recipe(
+        name=name,
+        method=method,
+        settings=METHODS[method].settings,
+        epsilon=0.1,
+        epochs=25,
+        batch_size=64,
+        data=DataSettings(name="digits", padding=1, flip=False, validation=100),
+        model=ModelSettings(name="resnet8"),
+        optimizer=SGDSettings(learning_rate=0.3),
+        schedule=Schedule(kind="one-cycle", milestones=()),
+        evaluation=EvaluationSettings(attacks="natural,fgsm,pgd20,pgd100,cw"),
+        log_every=10,
+    )
+
+
+CIFAR10 = DataSettings(name="cifar10")
+CIFAR100 = DataSettings(name="cifar100")
+
+RECIPES: dict[str, Callable[[str, str], Recipe]] = {
+    "digits-resnet": _digits,
+    "cifar10-resnet18": _published(CIFAR10, "resnet18"),
+    "cifar100-resnet18": _published(CIFAR100, "resnet18"),
+    "cifar10-wrn34-10": _published(CIFAR10, "wrn34-10"),
+    "cifar100-wrn34-10": _published(CIFAR100, "wrn34-10"),
+    "cifar10-wrn28-10": _published(CIFAR10, "wrn28-10"),
+    "cifar100-wrn28-10": _published(CIFAR100, "wrn28-10"),
+    "tinyimagenet-resnet18": _tinyimagenet,
+    "imagenet-resnet50": _large_images(DataSettings(name="imagenet", crop="resized", validation=10_000)),
+    "imagefolder": _large_images(DataSettings(name="imagefolder", crop="resized", validation=0)),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

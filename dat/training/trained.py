@@ -1,0 +1,65 @@
+"""Trained classifiers back from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dat.recipes import Recipe, recipe_from_dict
+from dat.training.build import build_model
+from dat_engine.data import ImageSource
+from dat_engine.run.checkpoint import CheckpointError, load
+from dat_engine.run.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A classifier in eval mode, the recipe it was trained by, its classes, and the file it came from."""
+
+    model: nn.Module
+    recipe: Recipe
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    path: Path
+
+
+def checkpoint_identity(recipe: Recipe, data: ImageSource) -> dict[str, Any]:
+    """What a checkpoint says of the experiment it belongs to; enough to build its classifier without the data."""
+    return {
+        "recipe": recipe.to_dict(),
+        "class_names": list(data.class_names),
+        "image_shape": list(data.image_shape),
+    }
+
+
+def load_trained(source: Path, device: torch.device) -> Trained:
+    """From a run directory (its best checkpoint, or its newest where none was selected) or a checkpoint file.
+
+    Raises:
+        ValueError: nothing there, damaged, or not a checkpoint of dat-engine.
+    """
+    if not source.exists():
+        raise ValueError(f"{source} is neither a run directory nor a checkpoint: there is no such file")
+    if source.is_dir():
+        checkpoints = RunDirectory.open(source).checkpoints
+        if checkpoints.best_path.exists():
+            path, state = checkpoints.best_path, checkpoints.load_best(device=device)
+        else:
+            state, path = checkpoints.load_newest(device=device)
+    else:
+        path, state = source, load(source, device=device)
+    if "identity" not in state or "training" not in state:
+        raise CheckpointError(f"{path} is not a checkpoint of a training run")
+    identity = state["identity"]
+    recipe = recipe_from_dict(identity["recipe"])
+    channels, height, width = identity["image_shape"]
+    class_names = tuple(identity["class_names"])
+    model = build_model(recipe, len(class_names), (channels, height, width)).to(device)
+    model.load_state_dict(state["training"]["model"])
+    return Trained(
+        model=model.eval(), recipe=recipe, class_names=class_names, image_shape=(channels, height, width), path=path
+    )

@@ -1,0 +1,127 @@
+"""The inner maximisation: projected sign-gradient ascent on a attack model.
+
+The attack needs from its loss only dL/dlogits, given in closed form by the caller; for every loss that is a cross entropy
+against fixed soft targets this is ``softmax(logits) - targets``. The sign of the image gradient does not depend on the
+loss's scale, so the scale is free: fp16 uses it to stay in range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.profile.ranges import named_range
+from dat_kernels import pgd_step
+
+LogitGradient = Callable[[Tensor], Tensor]
+
+FP16_MAGNITUDE = 256.0
+"""Largest component of dL/dlogits in float16: high enough for small image gradients, far from 65,504."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackSettings:
+    """One L-infinity attack: radius and step size in image units (images lie in [0, 1]), number of steps, start noise."""
+
+    epsilon: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 10
+    start: Literal["gaussian", "uniform"] = "uniform"
+    start_scale: float = 0.001
+    """Standard deviation of a gaussian start; a uniform start fills the whole box and ignores it."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive and finite; got {self.step_size:g}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1; got {self.steps}")
+        if not 0 <= self.start_scale < math.inf:
+            raise ValueError(f"start_scale must be finite and not negative; got {self.start_scale:g}")
+
+
+def draw_start(images: Tensor, settings: AttackSettings, generator: torch.Generator | None) -> Tensor:
+    """The perturbation that the attack starts from, in image units and of the images' shape, dtype and device."""
+    noise = torch.empty_like(images)
+    if settings.start == "gaussian":
+        return noise.normal_(0.0, settings.start_scale, generator=generator)
+    return noise.uniform_(-settings.epsilon, settings.epsilon, generator=generator)
+
+
+def pgd_attack(
+    attack_model: AttackModel,
+    images: Tensor,
+    logit_gradient: LogitGradient,
+    settings: AttackSettings,
+    start: Tensor,
+    *,
+    layout: tuple[str, ...] = ("base",),
+    active: Tensor | None = None,
+) -> Tensor:
+    """Adversarial images ``x' <- clip01(clamp(x' + step_size * sign(g), x - epsilon, x + epsilon))``, `steps` times.
+
+    Args:
+        images: [B, C, H, W] in [0, 1]; a constant of the attack.
+        logit_gradient: maps logits [B, K] to dL/dlogits [B, K] of the loss to be ascended, at any positive scale.
+        start: perturbation added to the images at the start (`draw_start`); the sum is clipped to [0, 1].
+        layout: branch of every equal group of the batch; all groups are attacked in one pass.
+        active: bool [B, C, H, W] that receives where dx'/dx = 1, for `along_projection`.
+
+    Returns:
+        [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
+    """
+    with named_range("attack"):
+        images = images.detach()
+        adversarial = (images + start).clamp_(0.0, 1.0)
+        for index in range(settings.steps):
+            pgd_step(
+                adversarial,
+                _image_gradient(attack_model, adversarial, logit_gradient, layout),
+                images,
+                step_size=settings.step_size,
+                epsilon=settings.epsilon,
+                out=adversarial,
+                active=active if index == settings.steps - 1 else None,
+            )
+    return adversarial
+
+
+def along_projection(images: Tensor, adversarial: Tensor, active: Tensor) -> Tensor:
+    """`adversarial` as a function of `images` through the attack's last projection.
+
+    Where a bound of the box around x was active in the last step, dx'/dx = 1, elsewhere 0; the clip to [0, 1] masks too.
+    All three are [B, C, H, W]; `active` is the one that `pgd_attack` filled.
+    """
+    return _Projection.apply(images, adversarial, active)
+
+
+def _image_gradient(
+    attack_model: AttackModel, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
+) -> Tensor:
+    inputs = images.to(dtype=attack_model.dtype, memory_format=attack_model.memory_format, copy=True).requires_grad_()
+    with torch.enable_grad():
+        logits = attack_model.logits(inputs, layout)
+    ascent = logit_gradient(logits.detach())
+    if attack_model.dtype == torch.float16:
+        # only the sign of each sample's gradient counts, so each may be scaled into float16's range
+        ascent = ascent * (FP16_MAGNITUDE / ascent.abs().amax(dim=1, keepdim=True).clamp_min(1e-30))
+    return torch.autograd.grad(logits, inputs, ascent)[0]
+
+
+class _Projection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, adversarial: Tensor, active: Tensor) -> Tensor:
+        ctx.save_for_backward(active)
+        return adversarial.view_as(adversarial)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (active,) = ctx.saved_tensors
+        return gradients[0] * active, None, None

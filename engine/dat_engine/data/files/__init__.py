@@ -1,0 +1,1 @@
+"""Images held as files: lists, decoding, files that cannot be decoded."""

@@ -1,0 +1,1 @@
+"""Training loaders: resident, NVIDIA DALI, torchvision."""

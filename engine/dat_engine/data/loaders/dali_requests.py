@@ -1,0 +1,123 @@
+"""What a DALI pipeline is asked for, batch by batch, and who is to blame when it fails."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from dat_engine.data.arrays import ImageArrays
+from dat_engine.data.files.corrupt import CorruptFiles
+from dat_engine.data.files.decoding import CorruptImage, size_in_file
+from dat_engine.data.files.files import ImageFiles
+from dat_engine.data.loaders.dali_pipeline import ViewsPipeline, array_views, centre_and_window_views, centre_views
+from dat_engine.data.resized_crop import RandomResizedCrop, draw_windows
+from dat_engine.data.sampler import EpochSampler
+
+__all__ = ["ArrayRequests", "FileRequests", "WindowRequests"]
+
+
+class ArrayRequests:
+    """Images in memory, gathered on the CPU."""
+
+    damaged_files: tuple[str, ...] = ()
+
+    def __init__(self, arrays: ImageArrays) -> None:
+        self._images = arrays.images.cpu()
+
+    def pipeline(self, *, batch_size: int, threads: int, device: torch.device) -> ViewsPipeline:
+        """A new pipeline that answers these requests with (originals,)."""
+        return array_views(batch_size=batch_size, threads=threads, device=device)
+
+    def usable(self, index: int) -> int:
+        """The sample to ask for in place of this one."""
+        return index
+
+    def request(self, indices: list[int], epoch: int, step: int) -> Any:
+        """What to hand to the pipeline for these samples at this position."""
+        return self._images[indices].numpy()
+
+    def find_damage(self, batches: Iterable[list[int]], *, threads: int, device: torch.device) -> bool:
+        """Whether these batches hold samples that explain why the pipeline failed; they are noted then."""
+        return False
+
+
+class FileRequests:
+    """Files, each as a whole."""
+
+    def __init__(self, files: ImageFiles) -> None:
+        self._files = files
+        self._damaged = CorruptFiles(files)
+
+    @property
+    def damaged_files(self) -> tuple[str, ...]:
+        return self._damaged.paths
+
+    def pipeline(self, *, batch_size: int, threads: int, device: torch.device) -> ViewsPipeline:
+        """A new pipeline that answers these requests with (originals,)."""
+        return centre_views(self._files, batch_size=batch_size, threads=threads, device=device)
+
+    def usable(self, index: int) -> int:
+        """The sample to ask for in place of this one: itself unless it is known to be damaged."""
+        return self._damaged.stand_in(index)
+
+    def request(self, indices: list[int], epoch: int, step: int) -> Any:
+        """What to hand to the pipeline for these samples at this position."""
+        return [np.frombuffer(os.fsencode(self._files.paths[index]), dtype=np.uint8) for index in indices]
+
+    def find_damage(self, batches: Iterable[list[int]], *, threads: int, device: torch.device) -> bool:
+        """Whether these batches hold damaged files: those of the first batch that has any are recorded.
+
+        Raises DataError where a file cannot be read, or damaged ones are fatal.
+        """
+        batches = list(batches)
+        for indices in batches:
+            if [index for index in indices if self._damaged.examine(index)]:
+                return True
+        # Nothing that Pillow minds: DALI itself, file by file.
+        for index in (index for indices in batches for index in indices):
+            if not self._decodes_alone(index, threads, device):
+                self._damaged.record(index, "NVIDIA DALI cannot decode it")
+                return True
+        return False
+
+    def _decodes_alone(self, index: int, threads: int, device: torch.device) -> bool:
+        try:
+            list(self.pipeline(batch_size=1, threads=threads, device=device).run(iter([self.request([index], 0, 0)])))
+        except RuntimeError:
+            return False
+        return True
+
+
+class WindowRequests(FileRequests):
+    """Files, each with the random window that is to be cut out of it.
+
+    A window depends on the file's size, which is read from the file's header the first time and kept.
+    """
+
+    def __init__(self, files: ImageFiles, augmentation: RandomResizedCrop, order: EpochSampler) -> None:
+        super().__init__(files)
+        self._augmentation = augmentation
+        self._order = order
+        self._sizes = torch.zeros(len(files), 2, dtype=torch.int32)  # (0, 0): not known yet
+
+    def pipeline(self, *, batch_size: int, threads: int, device: torch.device) -> ViewsPipeline:
+        """A new pipeline that answers these requests with (originals, windows)."""
+        return centre_and_window_views(self._files, batch_size=batch_size, threads=threads, device=device)
+
+    def usable(self, index: int) -> int:
+        """As for `FileRequests`; a file without a readable header is found here."""
+        index = super().usable(index)
+        while not self._sizes[index].any():
+            try:
+                self._sizes[index] = torch.tensor(size_in_file(self._files.paths[index]), dtype=torch.int32)
+            except CorruptImage as error:
+                self._damaged.record(index, str(error))
+                index = super().usable(index)
+        return index
+
+    def request(self, indices: list[int], epoch: int, step: int) -> Any:
+        """What to hand to the pipeline for these samples at this position."""
+        windows = draw_windows(self._augmentation, self._sizes[indices], self._order.step_generator(epoch, step))
+        return super().request(indices, epoch, step), list(windows.numpy())

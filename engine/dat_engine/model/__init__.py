@@ -1,0 +1,1 @@
+"""The network as the engine sees it: BatchNorm with branches, synchronised BatchNorm, number formats."""

@@ -1,0 +1,1 @@
+"""Where time goes: named ranges, timing in turn, traces, FLOP counts."""

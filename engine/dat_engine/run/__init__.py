@@ -1,0 +1,1 @@
+"""A whole run: trainer, checkpoints, run directory, display, stop."""

@@ -1,0 +1,90 @@
+"""metrics.jsonl: one JSON object per line, of which a crash can cost at most the last."""
+
+import errno
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from dat_engine.run.durable_file import replacing
+
+
+class MetricsLog:
+    """Append-only log of figures. Opened for writing at the first `append`; `rows` only reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: FileIO | None = None
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write `row` (JSON types) as one line and flush it; nan and infinities, which JSON lacks, become null.
+
+        Raises TypeError, before anything is written, for a value that is not JSON (a tensor, say); ValueError when the
+        disk is full or the file cannot be written.
+        """
+        line = json.dumps(finite(row), allow_nan=False).encode() + b"\n"
+        try:
+            if self._file is None:
+                # unbuffered: a row that the disk had no room for must not wait in a buffer and fail again in close()
+                self._file = self.path.open("ab", buffering=0)
+                _cut_torn_line(self._file, self.path)
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self.close()  # the next append opens the file anew and so cuts what this one may have left
+            raise ValueError(f"cannot write figures to {self.path}: {error.strerror or error}") from error
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows; a torn last line is left out silently, a damaged one elsewhere with a RuntimeWarning."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                rows.append(row)
+            elif number < len(lines):
+                warnings.warn(f"line {number} of {self.path} is damaged and left out", RuntimeWarning, stacklevel=2)
+        return rows
+
+    def truncate(self, after_step: int) -> None:
+        """Drop the rows whose `step` is higher than `after_step`, and damaged lines; rows without a step stay."""
+        self.close()
+        if not self.path.exists():
+            return
+        kept = [row for row in self.rows() if row.get("step", after_step) <= after_step]
+        with replacing(self.path) as file:
+            file.writelines(json.dumps(row).encode() + b"\n" for row in kept)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def finite(value: Any) -> Any:
+    """`value` with every nan and infinity in it, at any depth, replaced by None, so that strict JSON can hold it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return value
+
+
+def _cut_torn_line(file: FileIO, path: Path) -> None:
+    """Without this the first new row would be glued to the half row of a killed process, and both be lost."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        os.ftruncate(file.fileno(), whole)

@@ -1,0 +1,195 @@
+"""The directory of one training run: its recipe, figures, checkpoints and TensorBoard events."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dat_engine.run.checkpoint import CheckpointFolder
+from dat_engine.run.durable_file import replacing, sync_directory
+from dat_engine.run.environment import describe_environment
+from dat_engine.run.lock import RunLock
+from dat_engine.run.metrics import MetricsLog, finite
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_SIGNS_OF_A_RUN = ("config.json", "metrics.jsonl", "summary.json", "checkpoints")
+
+
+class RunDirectory:
+    """One run on disk; made by `create` and `resume`, which lock it for training, or `open`, which only looks.
+
+    `config` is the recipe as it was given to `create`, in JSON types (tuples are lists); `environment` is what
+    `describe_environment` said then; `metrics` the log in metrics.jsonl; `checkpoints` the folder of that name.
+    A context manager: leaving it closes the logs and lets go of the lock.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        environment: dict[str, Any],
+        lock: RunLock | None,
+        keep_checkpoints: int,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.environment = environment
+        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.checkpoints = CheckpointFolder(path / "checkpoints", keep=keep_checkpoints)
+        self._lock = lock
+        self._writer: SummaryWriter | None = None
+        self._purge_step: int | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any], *, keep_checkpoints: int = 2) -> Self:
+        """Begin a run at `path`, made with its parents where missing, and lock it. config.json appears whole, last.
+
+        Raises ValueError, with nothing left behind, when `path` holds a run, is a file, is in use or cannot be written;
+        TypeError when `config` is not JSON.
+        """
+        path = Path(path)
+        _refuse_if_taken(path)
+        environment = describe_environment()
+        text = json.dumps({"recipe": dict(config), **environment}, indent=2) + "\n"
+        missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+        made: list[Path] = []
+        lock = None
+        try:
+            for folder in reversed(missing):
+                with contextlib.suppress(FileExistsError):  # another run under the same parent was quicker
+                    folder.mkdir()
+                    made.append(folder)
+                sync_directory(folder.parent)
+            lock = RunLock(path)
+            _refuse_if_taken(path)  # again, now that no other process can be between its own check and its config.json
+            with replacing(path / "config.json") as file:
+                file.write(text.encode())
+        except BaseException as error:
+            _undo(path, made, lock)
+            if isinstance(error, OSError):
+                raise ValueError(
+                    f"cannot create the run directory {path}: {error.strerror or error}; use another --run-dir"
+                ) from error
+            raise
+        return cls(path, json.loads(text)["recipe"], environment, lock, keep_checkpoints)
+
+    @classmethod
+    def open(cls, path: str | Path, *, keep_checkpoints: int = 2) -> Self:
+        """Look at a run, finished or not, without locking it (evaluation, reports, the other processes of a run).
+
+        Raises ValueError when there is no run at `path` or its config.json is damaged.
+        """
+        path = Path(path)
+        config, environment = _read_config(path)
+        return cls(path, config, environment, None, keep_checkpoints)
+
+    @classmethod
+    def resume(cls, path: str | Path, *, keep_checkpoints: int = 2) -> Self:
+        """`open`, and lock the run to go on training. Raises ValueError also when another process trains in it."""
+        path = Path(path)
+        config, environment = _read_config(path)
+        try:
+            lock = RunLock(path)
+        except OSError as error:
+            raise ValueError(f"cannot write to the run directory {path}: {error.strerror or error}") from error
+        return cls(path, config, environment, lock, keep_checkpoints)
+
+    def truncate_metrics(self, after_step: int) -> None:
+        """Forget figures of steps beyond `after_step`, the step of the checkpoint that training goes on from."""
+        self.metrics.truncate(after_step)
+        self._purge_step = after_step + 1
+
+    def tensorboard(self) -> "SummaryWriter":
+        """The run's event writer, made at the first call; hides events that `truncate_metrics` has made obsolete."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import; only here does it pay
+
+            self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._purge_step)
+        return self._writer
+
+    def write_summary(self, summary: Mapping[str, Any]) -> Path:
+        """Replace summary.json, atomically; nan and infinities become null.
+
+        Raises TypeError for what is not JSON, ValueError when it cannot be written.
+        """
+        path = self.path / "summary.json"
+        text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
+        try:
+            with replacing(path) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+        return path
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What `write_summary` wrote last, None before. Raises ValueError when summary.json is damaged."""
+        path = self.path / "summary.json"
+        return _read_json_object(path) if path.exists() else None
+
+    def close(self) -> None:
+        """Close metrics and events and let go of the lock; a second call does nothing."""
+        self.metrics.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _refuse_if_taken(path: Path) -> None:
+    # os.path, here and below: Path.exists raises where a directory on the way may not be searched
+    for ancestor in (path, *path.parents):
+        if os.path.exists(ancestor) and not os.path.isdir(ancestor):
+            raise ValueError(f"cannot create the run directory {path}: {ancestor} is a file; use another --run-dir")
+    if any(os.path.exists(path / name) for name in _SIGNS_OF_A_RUN):
+        raise ValueError(f"{path} already holds a run; go on with it by --resume, or use another --run-dir")
+
+
+def _undo(path: Path, made: list[Path], lock: RunLock | None) -> None:
+    if lock is not None:
+        if path in made:  # unlinked while still locked, so that nobody can have come to hold what is deleted
+            (path / ".lock").unlink(missing_ok=True)
+        lock.release()
+    for folder in reversed(made):
+        try:
+            os.rmdir(folder)
+        except OSError:  # somebody else has put something there meanwhile
+            return
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Recipe and environment from config.json."""
+    if not os.path.exists(path):
+        raise ValueError(f"there is no run at {path}: no such directory")
+    if not os.path.isdir(path):
+        raise ValueError(f"there is no run at {path}: it is a file, not a run directory")
+    if not os.path.exists(path / "config.json"):
+        raise ValueError(f"there is no run at {path}: it has no config.json")
+    document = _read_json_object(path / "config.json")
+    recipe = document.pop("recipe", None)
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path / 'config.json'} is damaged: it has no recipe; restore it or start a new run")
+    return recipe, document
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it or start a new run") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object; restore it or start a new run")
+    return document

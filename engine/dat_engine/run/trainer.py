@@ -1,0 +1,323 @@
+"""The training loop: epochs of steps, validation, logs, checkpoints, resumption. Knows no method by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dat_engine.data import Batch, Loader, prefetched
+from dat_engine.distributed import Processes
+from dat_engine.run.checkpoint import CheckpointError
+from dat_engine.run.display import EpochRow, Progress
+from dat_engine.run.run_directory import RunDirectory
+from dat_engine.run.schedule import Schedule
+from dat_engine.run.stop import Stop
+from dat_engine.step.means import StepMeans
+from dat_engine.step.optimizers import set_learning_rate
+from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
+
+Ending = Literal["finished", "step limit", "time limit", "signal"]
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+MAX_NONFINITE_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """How long, at which rate, and how often something is written."""
+
+    epochs: int
+    learning_rate: float
+    schedule: Schedule
+    max_steps: int | None = None
+    """Stop after this many steps of the whole run, wherever in an epoch that is."""
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl; the only points at which the host waits for the device."""
+
+
+@dataclass(slots=True)
+class _Position:
+    """Where training stands: `step` steps done in all, `step_in_epoch` of them in the unfinished epoch `epoch`."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+
+
+class Trainer:
+    """Runs a `TrainingStep` over a loader and leaves a run directory behind.
+
+    Args:
+        run: where figures and checkpoints go; only the main process writes into it.
+        processes: the run's processes; step, loader and `validate` must be theirs too.
+        execute: takes a batch through the step; None: `step` itself. A `dat_engine.step.graph.GraphedStep` of it, say.
+        validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
+            maximises. None: no validation, and the newest checkpoint is the result.
+        identity: JSON description of the experiment, stored in every checkpoint; one of another experiment is refused.
+    """
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        loader: Loader,
+        plan: TrainingPlan,
+        run: RunDirectory,
+        progress: Progress,
+        *,
+        processes: Processes = ONE_PROCESS,
+        identity: Mapping[str, Any],
+        execute: Callable[[Batch], dict[str, Tensor]] | None = None,
+        validate: Validate | None = None,
+        select_by: str = "pgd20",
+    ) -> None:
+        self.step = step
+        self.loader = loader
+        self.plan = plan
+        self.run = run
+        self.progress = progress
+        self.processes = processes
+        self.execute = execute or step
+        self.identity = dict(identity)
+        self.validate = validate
+        self.select_by = select_by
+        self._position = _Position()
+        self._epoch_means = StepMeans()
+        self._recent_means = StepMeans()
+        self._epoch_started = time.perf_counter()
+
+    def resume(self) -> None:
+        """Take up the newest readable checkpoint of the run directory, of as many processes as it may have been.
+
+        With another number of processes, or another kind of device, than the checkpoint's the random numbers from here on
+        are new ones, BatchNorm statistics start from the mean over its processes, and an unfinished epoch goes on at the
+        same share of its images.
+
+        Raises:
+            CheckpointError: none is readable, or it belongs to another experiment.
+        """
+        state, path = self.run.checkpoints.load_newest(device=self.step.device)
+        if state.get("identity") != self.identity:
+            raise CheckpointError(f"{path} is a checkpoint of another recipe; start a new run in another --run-dir")
+        self.step.load_state_dict(state["training"])
+        self._position = _Position(**state["position"])
+        self._take_up(state["processes"])
+        if self.processes.is_main:
+            self.run.truncate_metrics(self._position.step)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent in training steps and waiting for their data, earlier sessions of the run included."""
+        return self._position.seconds
+
+    def _take_up(self, saved: list[dict[str, Any]]) -> None:
+        """Each process's own part of a checkpoint."""
+        statistics = self.step.guard.statistics
+        own = saved[self.processes.rank % len(saved)]
+        if len(saved) == self.processes.world_size and self.step.set_generator_state(own["generator"]):
+            statistics.copy_(own["statistics"])
+            self._epoch_means, self._recent_means = StepMeans(own["epoch_sums"]), StepMeans(own["recent_sums"])
+            return
+        position = self._position
+        self.step.generator.manual_seed(self.step.generator.initial_seed() + position.step + 1)
+        statistics.copy_(torch.stack([part["statistics"] for part in saved]).mean(dim=0))
+        position.step_in_epoch = position.step_in_epoch * len(saved) // self.processes.world_size
+        self._epoch_means = StepMeans.shared_out([part["epoch_sums"] for part in saved], self.processes)
+
+    def train(self, stop: Stop) -> Ending:
+        """Train to the end of the plan or until interrupted, at a step's end; a checkpoint is written either way.
+
+        Raises:
+            NonFiniteError: too many steps in a row were skipped.
+            CheckpointError: a checkpoint cannot be written.
+        """
+        position = self._position
+        while position.epoch < self.plan.epochs:
+            ending = self._train_epoch(stop)
+            if ending is not None:
+                if ending == "step limit" and self._recent_means.sums:
+                    self._log_step(float(self.step.optimizer.param_groups[0]["lr"]), None)
+                self._save()
+                return ending
+            self._finish_epoch()
+        return "finished"
+
+    def _train_epoch(self, stop: Stop) -> Ending | None:
+        position = self._position
+        first = position.step_in_epoch
+        window_start = clock = self._epoch_started = time.perf_counter()
+        window_steps = 0
+        shows_every_step = self.step.device.type == "cpu"
+        for batch in prefetched(self.loader.epoch(position.epoch, start_step=first), self.step.device):
+            if self.plan.max_steps is not None and position.step >= self.plan.max_steps:
+                return "step limit"
+            fraction = position.epoch + position.step_in_epoch / self.loader.steps_per_epoch
+            learning_rate = self.plan.learning_rate * self.plan.schedule.factor(fraction, self.plan.epochs)
+            set_learning_rate(self.step.optimizer, learning_rate)
+            metrics = self.execute(batch)
+            self._epoch_means.add(metrics)
+            self._recent_means.add(metrics)
+            position.step += 1
+            position.step_in_epoch += 1
+            window_steps += 1
+            log_point = position.step % self.plan.log_every == 0
+            if log_point or shows_every_step:
+                loss = self._recent_means.means(ONE_PROCESS)["loss"]
+                rate = window_steps * self._images_per_step / (time.perf_counter() - window_start)
+                self._show(loss, rate)
+                if log_point:
+                    self._log_step(learning_rate, rate)
+                    window_start, window_steps = time.perf_counter(), 0
+            now = time.perf_counter()
+            position.seconds += now - clock
+            clock = now
+            ending = self._asked_to_stop(stop)
+            if ending is not None:
+                return ending
+        return None
+
+    def _asked_to_stop(self, stop: Stop) -> Ending | None:
+        """Why to stop after this step; all processes answer alike."""
+        reason = stop.reason
+        if self.processes.world_size == 1:
+            return reason
+        asked = self.processes.total({"signal": reason == "signal", "time limit": reason == "time limit"})
+        if asked["signal"]:
+            return "signal"
+        return "time limit" if asked["time limit"] else None
+
+    @property
+    def _images_per_step(self) -> int:
+        return self.loader.batch_size * self.processes.world_size
+
+    def _show(self, loss: float, rate: float) -> None:
+        position, per_epoch = self._position, self.loader.steps_per_epoch
+        total = self.plan.epochs * per_epoch
+        if self.plan.max_steps is not None:
+            total = min(total, self.plan.max_steps)
+        self.progress.step(
+            position.epoch + 1,
+            position.step_in_epoch,
+            per_epoch,
+            loss,
+            100.0 * self._epoch_means.means(ONE_PROCESS)["accuracy"],
+            rate,
+            (total - position.step) * self._images_per_step / rate,
+        )
+
+    def _log_step(self, learning_rate: float, rate: float | None) -> None:
+        position = self._position
+        row = self._recent_means.means(self.processes)
+        self._recent_means = StepMeans()
+        self._write(
+            {
+                "step": position.step,
+                "epoch": position.epoch + 1,
+                **row,
+                "lr": learning_rate,
+                "seconds": position.seconds,
+                "images_per_second": rate,
+            }
+        )
+        self._add_scalars(
+            "train", {**row, "lr": learning_rate, **({} if rate is None else {"images_per_second": rate})}
+        )
+        if row["skipped"]:
+            self.progress.warn(
+                f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
+            )
+        self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
+
+    def _finish_epoch(self) -> None:
+        position = self._position
+        self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
+        means = self._epoch_means.means(self.processes)
+        self._epoch_means = StepMeans()
+        self._share_statistics()
+        self.progress.activity("validating")
+        validation = dict(self.validate(self.step.model)) if self.validate is not None else {}
+        score = validation.get(self.select_by)
+        improved = score is not None and (position.best is None or score > position.best)
+        if improved:
+            position.best = score
+        position.epoch += 1
+        position.step_in_epoch = 0
+        row: dict[str, Any] = {
+            "step": position.step,
+            "epoch": position.epoch,
+            **{f"epoch_{name}": value for name, value in means.items()},
+            **{f"validation_{name}": value for name, value in validation.items()},
+            "lr": float(self.step.optimizer.param_groups[0]["lr"]),
+            "seconds": position.seconds,
+            "best": improved,
+            "damaged_files": len(self.loader.damaged_files),
+        }
+        self._write(row)
+        self._add_scalars("validation", validation)
+        if improved:
+            best = self._state()
+            if self.processes.is_main:
+                self.run.checkpoints.save_best(best)
+        self._save()
+        self.progress.epoch_end(
+            EpochRow(
+                epoch=position.epoch,
+                epochs=self.plan.epochs,
+                loss=means["loss"],
+                robust_train_accuracy=100.0 * means["accuracy"],
+                natural_accuracy=validation.get("natural"),
+                pgd20_accuracy=validation.get("pgd20"),
+                lr=row["lr"],
+                seconds=time.perf_counter() - self._epoch_started,
+                best=improved,
+            )
+        )
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        if self.processes.is_main:
+            self.run.metrics.append(row)
+
+    def _add_scalars(self, chart: str, values: Mapping[str, float]) -> None:
+        if self.processes.is_main:
+            for name, value in values.items():
+                self.run.tensorboard().add_scalar(f"{chart}/{name}", value, self._position.step)
+
+    def _share_statistics(self) -> None:
+        """Give every process the mean of all processes' running statistics, so that all validate the same model."""
+        if self.processes.world_size > 1:
+            everyone = self.processes.gather({"statistics": self.step.guard.statistics})
+            self.step.guard.statistics.copy_(torch.stack([part["statistics"] for part in everyone]).mean(dim=0))
+
+    def _save(self) -> None:
+        """Write a checkpoint; every process takes part."""
+        position, state = self._position, self._state()
+        if self.processes.is_main:
+            self.run.checkpoints.save(state, step=position.step, epoch=position.epoch)
+        self.processes.barrier()
+
+    def _state(self) -> dict[str, Any]:
+        position = self._position
+        own = {
+            "generator": self.step.generator.get_state(),
+            "statistics": self.step.guard.statistics,
+            "epoch_sums": self._epoch_means.sums,
+            "recent_sums": self._recent_means.sums,
+        }
+        return {
+            "processes": self.processes.gather(own),
+            "identity": self.identity,
+            "training": self.step.state_dict(),
+            "position": {
+                "epoch": position.epoch,
+                "step_in_epoch": position.step_in_epoch,
+                "step": position.step,
+                "seconds": position.seconds,
+                "best": position.best,
+            },
+        }

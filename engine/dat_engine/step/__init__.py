@@ -1,0 +1,1 @@
+"""One training step: method, update, guard, optimizers, capture."""

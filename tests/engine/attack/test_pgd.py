@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch import nn
+
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
+
+
+def linear_view(size: int = 4) -> tuple[nn.Module, AttackModel]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 5)).double()
+    return model, AttackModel(model, dtype=torch.float64)
+
+
+def batch(size: int = 4) -> torch.Tensor:
+    return torch.rand(6, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def ascend_first_logit(logits: torch.Tensor) -> torch.Tensor:
+    gradient = torch.zeros_like(logits)
+    gradient[:, 0] = 1.0
+    return gradient
+
+
+def test_a_linear_model_is_attacked_to_the_exact_maximum():
+    model, attack_model = linear_view()
+    images = batch()
+    settings = AttackSettings(epsilon=0.1, step_size=0.03, steps=10)
+    start = draw_start(images, settings, torch.Generator().manual_seed(2))
+    adversarial = pgd_attack(attack_model, images, ascend_first_logit, settings, start)
+    best = (images + 0.1 * model[1].weight[0].sign().view(3, 4, 4)).clamp(0, 1)
+    torch.testing.assert_close(adversarial, best.detach())
+
+
+@pytest.mark.parametrize("start", ["gaussian", "uniform"])
+def test_stays_in_the_box_and_in_range(start):
+    _, attack_model = linear_view()
+    images = batch()
+    settings = AttackSettings(epsilon=8 / 255, step_size=0.02, steps=3, start=start)
+    noise = draw_start(images, settings, torch.Generator().manual_seed(2))
+    adversarial = pgd_attack(attack_model, images, ascend_first_logit, settings, noise)
+    assert (adversarial - images).abs().max() <= 8 / 255 + 1e-12
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
+
+
+def test_uniform_start_fills_the_box():
+    settings = AttackSettings(epsilon=0.2, step_size=0.02, steps=1, start="uniform")
+    noise = draw_start(torch.zeros(1000, 3, 4, 4), settings, torch.Generator().manual_seed(2))
+    assert noise.min() < -0.199 and noise.max() > 0.199 and noise.abs().max() <= 0.2
+    assert noise.mean().abs() < 0.005
+
+
+def test_gaussian_start_has_the_asked_deviation():
+    settings = AttackSettings(epsilon=0.2, step_size=0.02, steps=1, start="gaussian", start_scale=0.001)
+    noise = draw_start(torch.zeros(1000, 3, 4, 4), settings, torch.Generator().manual_seed(2))
+    assert noise.std().item() == pytest.approx(0.001, rel=0.02)
+
+
+def test_path_gradient_is_one_where_a_bound_is_active():
+    _, attack_model = linear_view()
+    images = batch().requires_grad_()
+    settings = AttackSettings(epsilon=0.1, step_size=0.03, steps=10)
+    noise = draw_start(images.detach(), settings, torch.Generator().manual_seed(2))
+    active = torch.empty(images.shape, dtype=torch.bool)
+    plain = pgd_attack(attack_model, images, ascend_first_logit, settings, noise, active=active)
+    adversarial = along_projection(images, plain, active)
+    assert torch.equal(adversarial.detach(), plain) and not plain.requires_grad
+    (gradient,) = torch.autograd.grad(adversarial.sum(), images)
+    clipped = (adversarial == 0) | (adversarial == 1)
+    assert torch.equal(gradient, (~clipped).double())
+    assert 0 < clipped.sum() < clipped.numel()
+
+    short = AttackSettings(epsilon=0.1, step_size=0.001, steps=1, start="gaussian")
+    pgd_attack(attack_model, images, ascend_first_logit, short, 0 * noise, active=active)
+    assert not active.any()  # no bound of the box was reached
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
+        ({"epsilon": 8.0}, r"epsilon must lie in \(0, 1\]"),
+        ({"step_size": 0.0}, "step_size must be positive and finite"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"start_scale": -1.0}, "start_scale must be finite and not negative"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        AttackSettings(**changes)

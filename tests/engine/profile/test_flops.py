@@ -1,0 +1,69 @@
+"""Counted operations: a layer by hand, compiled code, and the price list of METHOD section 11."""
+
+import pytest
+import torch
+
+from dat import models
+from dat.methods import METHODS, Task
+from dat.methods.dat import DATSettings
+from dat_engine.data import Batch
+from dat_engine.model.precision import Precision
+from dat_engine.profile import flops
+from dat_engine.profile.flops import count_flops, matrix_product_rate
+from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.training_step import TrainingStep
+
+TASK = Task(num_classes=10, image_shape=(3, 32, 32), epsilon=8 / 255, mean_amplitude=lambda: None)
+
+
+def test_a_layer_by_hand():
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    images = torch.rand(2, 3, 16, 16)
+    forward = 2 * 2 * 16 * 16 * 8 * 3 * 9
+    assert count_flops(lambda: layer(images)) == forward
+    assert count_flops(lambda: torch.autograd.grad(layer(images).sum(), layer.weight)) == 2 * forward
+    assert count_flops(lambda: torch.rand(5, 7) @ torch.rand(7, 3)) == 2 * 5 * 7 * 3
+
+
+def test_compiled_functions_are_counted_too():
+    layer = torch.nn.Linear(6, 4)
+    compiled = torch.compile(layer, backend="aot_eager")
+    inputs = torch.rand(3, 6)
+    compiled(inputs)
+    assert count_flops(lambda: compiled(inputs)) == 2 * 3 * 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "forwards", "stem_backwards_saved"),
+    [
+        ("dat", DATSettings(), 35, 0),
+        # the groups that theta's pass takes want no gradient
+        ("dat", DATSettings(generator_update="alternating"), 41, 4),
+        ("pgd-at", METHODS["pgd-at"].settings, 23, 1),
+    ],
+    ids=["dat joint", "dat alternating", "pgd-at"],
+)
+def test_steps_cost_what_the_method_says(method, settings, forwards, stem_backwards_saved):
+    entry = METHODS[method]
+    created = entry.create(settings, TASK)
+    model = models.build("resnet18", num_classes=10, width=16, branches=tuple(dict.fromkeys(entry.layout)))
+    update = getattr(settings, "generator_update", "joint")
+    step = TrainingStep(model, created, optimizer=SGDSettings(), precision=Precision(), update=update)
+    images = torch.rand(2, 3, 32, 32)
+    batch = Batch(images=images, originals=images, targets=torch.tensor([0, 1]), indices=torch.arange(2))
+    forward = count_flops(lambda: model(images))
+    stem = count_flops(lambda: model.conv1(images))
+    generator = 0
+    if created.second_player is not None:
+        linear = [layer for layer in created.second_player.model if isinstance(layer, torch.nn.Linear)]
+        weights = sum(layer.weight.numel() for layer in linear)
+        # forward, backward to the weights, and to the inputs of all layers but the first (the joint pass asks for none)
+        generator = 2 * len(images) * (3 * weights - linear[0].weight.numel())
+    cost = count_flops(lambda: step(batch)) - generator + stem_backwards_saved * stem
+    assert cost / forward == pytest.approx(forwards, abs=0.05)
+
+
+def test_the_matrix_product_rate_is_operations_over_seconds(monkeypatch):
+    ticks = iter(range(1000))
+    monkeypatch.setattr(flops, "now", lambda device: 0.5 * next(ticks))
+    assert matrix_product_rate(torch.device("cpu"), torch.float32) == 2 * flops.CPU_SIZE**3 / 0.5
