@@ -49,12 +49,14 @@ def draw_augmentation(
 
 
 def draw_epoch(
-    augmentation: Augmentation, order: EpochSampler, epoch: int, device: torch.device
+    augmentation: Augmentation, order: EpochSampler, epoch: int, device: torch.device, view: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The draws of one process for a whole epoch: crop_offsets [steps, B, 2] and flip [steps, B], like `draw_augmentation`.
+    """One process's draws for one view of a whole epoch: crop_offsets [steps, B, 2], flip [steps, B]; see `draw_augmentation`.
 
     All at once: an epoch that starts at a later step then finds the same numbers at the same place.
     """
     shape = order.steps_per_epoch, order.batch_size
-    crop_offsets, flip = draw_augmentation(augmentation, shape[0] * shape[1], order.generator(epoch, device), device)
+    crop_offsets, flip = draw_augmentation(
+        augmentation, shape[0] * shape[1], order.generator(epoch, device, view), device
+    )
     return crop_offsets.view(*shape, 2), flip.view(shape)

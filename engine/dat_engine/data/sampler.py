@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["EpochSampler"]
 
 # One tag for each use of the seed, so that no two draw the same numbers.
-_ORDER_STREAM, _RANK_STREAM, _SAMPLE_STREAM, _STEP_STREAM = 1, 2, 3, 4
+_ORDER_STREAM, _RANK_STREAM, _SAMPLE_STREAM, _STEP_STREAM, _VIEW_STREAM, _STEP_VIEW_STREAM = 1, 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +72,16 @@ class EpochSampler:
         mine = permutation[self.rank :: self.world_size][: self.steps_per_epoch * self.batch_size]
         return mine.reshape(self.steps_per_epoch, self.batch_size)
 
-    def generator(self, epoch: int, device: torch.device) -> torch.Generator:
-        """A fresh generator on `device` for this process's own draws in one epoch."""
-        return torch.Generator(device).manual_seed(self._derived_seed(_RANK_STREAM, epoch, self.rank))
+    def generator(self, epoch: int, device: torch.device, view: int = 0) -> torch.Generator:
+        """A fresh generator on `device` for this process's own draws in one epoch, another for every augmented view."""
+        # the first view's numbers do not depend on whether there are others
+        key = (_VIEW_STREAM, epoch, self.rank, view) if view else (_RANK_STREAM, epoch, self.rank)
+        return torch.Generator(device).manual_seed(self._derived_seed(*key))
 
-    def step_generator(self, epoch: int, step: int) -> torch.Generator:
-        """A fresh CPU generator for this process's own draws in one step."""
-        return torch.Generator().manual_seed(self._derived_seed(_STEP_STREAM, epoch, self.rank, step))
+    def step_generator(self, epoch: int, step: int, view: int = 0) -> torch.Generator:
+        """A fresh CPU generator for this process's own draws in one step, another for every augmented view."""
+        key = (_STEP_VIEW_STREAM, epoch, self.rank, step, view) if view else (_STEP_STREAM, epoch, self.rank, step)
+        return torch.Generator().manual_seed(self._derived_seed(*key))
 
     def sample_seed(self, epoch: int, position: int) -> int:
         """A seed for the sample at `position` of this process's epoch, 0 <= position < steps * batch_size."""

@@ -61,6 +61,10 @@ class GraphedStep:
         assert self._inputs is not None
         for field in fields(batch):
             static, given = getattr(self._inputs, field.name), getattr(batch, field.name)
+            if static is None and given is None:
+                continue
+            if static is None or given is None:
+                raise ValueError(f"{field.name} must be there in every batch, or in none")
             if given.shape != static.shape:  # copy_ would repeat a batch of one image
                 raise ValueError(
                     f"{field.name} have the shape {tuple(given.shape)}, but this step was captured for "
@@ -73,7 +77,8 @@ class GraphedStep:
         if self._step.why_not_captured is not None:
             _warn(self._step.why_not_captured)
             return
-        inputs = Batch(**{field.name: getattr(batch, field.name).clone() for field in fields(batch)})
+        given = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        inputs = Batch(**{name: None if tensor is None else tensor.clone() for name, tensor in given.items()})
         self._inputs = inputs
         before = self._step.snapshot()
         try:

@@ -39,6 +39,7 @@ def open_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int | None = None,
+    extra_views: int = 0,
 ) -> Loader:
     """A training loader for `source` on `device`.
 
@@ -48,13 +49,15 @@ def open_loader(
     about the latter), and DALI serves it, or torchvision where DALI is not installed.
 
     workers: threads of DALI or processes of torchvision, None for the cores that this process may use (torchvision:
-    none for images in memory). The rest: as for a `ResidentLoader`.
+    none for images in memory); extra_views: augmented views beside the first. The rest: as for a `ResidentLoader`.
 
     Raises ValueError for an unknown kind, for "dali" where that is not installed, and as the loaders do; DataError for
     files that cannot be read, and for damaged ones where those are fatal.
     """
     if kind not in ("auto", "resident", "dali", "torchvision"):
         raise ValueError(f"unknown loader {kind!r}; use auto, resident, dali or torchvision")
+    if extra_views < 0:
+        raise ValueError(f"extra_views is {extra_views}; use 0 or a positive number of augmented views")
     device = torch.device(device)
     settings: dict[str, Any] = {
         "batch_size": batch_size,
@@ -63,6 +66,7 @@ def open_loader(
         "device": device,
         "rank": rank,
         "world_size": world_size,
+        "extra_views": extra_views,
     }
     if kind in ("auto", "resident"):
         obstacle = _obstacle(source, augmentation, device)

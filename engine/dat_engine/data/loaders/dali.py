@@ -27,7 +27,7 @@ class DaliLoader:
     source: files, decoded on the GPU where `device` is one and on the CPU elsewhere, or images in memory, which are
     gathered on the CPU and sent over; batch_size, seed, device, rank, world_size: as for a `ResidentLoader`;
     augmentation: `RandomResizedCrop` is for files alone; threads: CPU threads of DALI, None for the cores that this
-    process may use.
+    process may use; extra_views: augmented views beside the first.
 
     DALI makes uint8 images; `dat_kernels.augment` makes the two views of them on the device, with the draws of a
     ResidentLoader: from images in memory both loaders give the same batches to the bit. One decode thus serves both
@@ -53,6 +53,7 @@ class DaliLoader:
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
+        extra_views: int = 0,
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; use at least 1, or None for the cores that this process may use")
@@ -64,7 +65,8 @@ class DaliLoader:
         self._order = EpochSampler(
             num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        self._requests = _requests(source, augmentation, self._order)
+        self._requests = _requests(source, augmentation, self._order, 1 + extra_views)
+        self._views = range(1 + extra_views)
         self._augmentation = (
             augmentation if isinstance(augmentation, Augmentation) else Augmentation(padding=0, flip=augmentation.flip)
         )
@@ -91,16 +93,26 @@ class DaliLoader:
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         indices = self._order.indices(epoch, self._device)
-        crop_offsets, flip = draw_epoch(self._augmentation, self._order, epoch, self._device)
+        draws = [draw_epoch(self._augmentation, self._order, epoch, self._device, view) for view in self._views]
         wanted = indices.tolist()  # the one wait for the device in an epoch
         for step, (used, views) in enumerate(self._answers(epoch, start_step, wanted), start=start_step):
             chosen = indices[step] if used == wanted[step] else torch.tensor(used, device=self._device)
+            originals, *windows = views
+            images, *extra = (
+                augment(
+                    windows[view] if windows else originals,
+                    self._rows,
+                    crop_offsets=crop_offsets[step],
+                    flip=flip[step],
+                )
+                for view, (crop_offsets, flip) in enumerate(draws)
+            )
             yield Batch(
-                # Where there are windows they are the last of the views.
-                images=augment(views[-1], self._rows, crop_offsets=crop_offsets[step], flip=flip[step]),
-                originals=augment(views[0], self._rows),
+                images=images,
+                originals=augment(originals, self._rows),
                 targets=self._targets[chosen],
                 indices=chosen,
+                extra_views=torch.stack(extra) if extra else None,
             )
 
     def _answers(
@@ -137,12 +149,12 @@ class DaliLoader:
 
 
 def _requests(
-    source: ImageSource, augmentation: Augmentation | RandomResizedCrop, order: EpochSampler
+    source: ImageSource, augmentation: Augmentation | RandomResizedCrop, order: EpochSampler, views: int
 ) -> ArrayRequests | FileRequests:
     if isinstance(source, ImageArrays):
         if isinstance(augmentation, RandomResizedCrop):
             raise ValueError(NO_RESIZED_CROP_OF_ARRAYS)
         return ArrayRequests(source)
     if isinstance(augmentation, RandomResizedCrop):
-        return WindowRequests(source, augmentation, order)
+        return WindowRequests(source, augmentation, order, views)
     return FileRequests(source)

@@ -109,8 +109,10 @@ def centre_views(files: ImageFiles, *, batch_size: int, threads: int, device: to
     return ViewsPipeline(graph(), requests, device)
 
 
-def centre_and_window_views(files: ImageFiles, *, batch_size: int, threads: int, device: torch.device) -> ViewsPipeline:
-    """Requests: (paths, windows), lists of B uint8 arrays and of B int32 arrays (top, left, height, width).
+def centre_and_window_views(
+    files: ImageFiles, *, windows: int, batch_size: int, threads: int, device: torch.device
+) -> ViewsPipeline:
+    """Requests: paths, a list of B uint8 arrays, and `windows` lists of B int32 arrays (top, left, height, width).
 
     Views: the un-augmented images, and the windows scaled to the image size (bilinear, antialiased).
     """
@@ -119,10 +121,11 @@ def centre_and_window_views(files: ImageFiles, *, batch_size: int, threads: int,
 
     @dali.pipeline_def(enable_conditionals=True, **_settings(batch_size, threads, device))
     def graph() -> Any:
-        paths, windows = dali.fn.external_source(source=requests, num_outputs=2, batch=True)
+        paths, *places = dali.fn.external_source(source=requests, num_outputs=1 + windows, batch=True)
         pixels, shape = _decoded(dali, paths, device)
-        window = dali.fn.slice(pixels, start=windows[:2], shape=windows[2:], axes=(0, 1))
-        return _centre(dali, pixels, shape, files), _scaled(dali, window, files.image_size, files.image_size)
+        cut = [dali.fn.slice(pixels, start=place[:2], shape=place[2:], axes=(0, 1)) for place in places]
+        size = files.image_size
+        return _centre(dali, pixels, shape, files), *(_scaled(dali, window, size, size) for window in cut)
 
     return ViewsPipeline(graph(), requests, device)
 

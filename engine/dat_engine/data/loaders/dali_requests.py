@@ -91,20 +91,23 @@ class FileRequests:
 
 
 class WindowRequests(FileRequests):
-    """Files, each with the random window that is to be cut out of it.
+    """Files, each with the random windows that are to be cut out of it, one for every augmented view.
 
     A window depends on the file's size, which is read from the file's header the first time and kept.
     """
 
-    def __init__(self, files: ImageFiles, augmentation: RandomResizedCrop, order: EpochSampler) -> None:
+    def __init__(self, files: ImageFiles, augmentation: RandomResizedCrop, order: EpochSampler, views: int) -> None:
         super().__init__(files)
         self._augmentation = augmentation
         self._order = order
+        self._views = range(views)
         self._sizes = torch.zeros(len(files), 2, dtype=torch.int32)  # (0, 0): not known yet
 
     def pipeline(self, *, batch_size: int, threads: int, device: torch.device) -> ViewsPipeline:
-        """A new pipeline that answers these requests with (originals, windows)."""
-        return centre_and_window_views(self._files, batch_size=batch_size, threads=threads, device=device)
+        """A new pipeline that answers these requests with (originals, windows, ...)."""
+        return centre_and_window_views(
+            self._files, windows=len(self._views), batch_size=batch_size, threads=threads, device=device
+        )
 
     def usable(self, index: int) -> int:
         """As for `FileRequests`; a file without a readable header is found here."""
@@ -119,5 +122,9 @@ class WindowRequests(FileRequests):
 
     def request(self, indices: list[int], epoch: int, step: int) -> Any:
         """What to hand to the pipeline for these samples at this position."""
-        windows = draw_windows(self._augmentation, self._sizes[indices], self._order.step_generator(epoch, step))
-        return super().request(indices, epoch, step), list(windows.numpy())
+        sizes = self._sizes[indices]
+        windows = (
+            draw_windows(self._augmentation, sizes, self._order.step_generator(epoch, step, view))
+            for view in self._views
+        )
+        return super().request(indices, epoch, step), *(list(window.numpy()) for window in windows)

@@ -28,7 +28,9 @@ def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         here.wait_stream(side)
         batch = following
         for field in fields(batch):
-            getattr(batch, field.name).record_stream(here)
+            tensor = getattr(batch, field.name)
+            if tensor is not None:
+                tensor.record_stream(here)
         following = _next_on(side, batches)
         yield batch
 

@@ -18,7 +18,7 @@ class ResidentLoader:
 
     arrays: the training split, copied to `device`; batch_size: samples per process; rank, world_size: which part of
     every epoch is this process's; damaged_files: what was found while the arrays were decoded from files, if they
-    were. No call in the epoch loop waits for the device.
+    were; extra_views: augmented views beside the first. No call in the epoch loop waits for the device.
 
     Raises ValueError where the data set does not fill one batch on every process, or a value is out of range.
     """
@@ -34,11 +34,13 @@ class ResidentLoader:
         rank: int = 0,
         world_size: int = 1,
         damaged_files: tuple[str, ...] = (),
+        extra_views: int = 0,
     ) -> None:
         self._order = EpochSampler(
             num_samples=len(arrays), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
         self._augmentation = augmentation
+        self._views = range(1 + extra_views)
         self._device = torch.device(device)
         self._images = arrays.images.to(self._device).contiguous()
         self._targets = arrays.targets.to(self._device)
@@ -56,11 +58,16 @@ class ResidentLoader:
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         indices = self._order.indices(epoch, self._device)
-        crop_offsets, flip = draw_epoch(self._augmentation, self._order, epoch, self._device)
+        draws = [draw_epoch(self._augmentation, self._order, epoch, self._device, view) for view in self._views]
         for step in range(start_step, self.steps_per_epoch):
+            images, *extra = (
+                augment(self._images, indices[step], crop_offsets=crop_offsets[step], flip=flip[step])
+                for crop_offsets, flip in draws
+            )
             yield Batch(
-                images=augment(self._images, indices[step], crop_offsets=crop_offsets[step], flip=flip[step]),
+                images=images,
                 originals=augment(self._images, indices[step]),
                 targets=self._targets[indices[step]],
                 indices=indices[step],
+                extra_views=torch.stack(extra) if extra else None,
             )

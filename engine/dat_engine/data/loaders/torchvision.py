@@ -19,7 +19,7 @@ from dat_engine.data.sampler import EpochSampler
 
 __all__ = ["TorchvisionLoader"]
 
-# augmented uint8 [B, C, H, W], original uint8 [B, C, H, W], position in the epoch [B], whether the file was decoded [B]
+# augmented uint8 [B, V, C, H, W], original uint8 [B, C, H, W], position in the epoch [B], whether the file was decoded [B]
 _Collated = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -27,7 +27,8 @@ class TorchvisionLoader:
     """Training batches of one process, augmented sample by sample on the CPU; see `dat_engine.data.batch.Loader`.
 
     source: images in memory or in files; batch_size, seed, device, rank, world_size: as for a `ResidentLoader`;
-    augmentation: `RandomResizedCrop` is for files alone; workers: number of worker processes (0: in this one).
+    augmentation: `RandomResizedCrop` is for files alone; workers: number of worker processes (0: in this one);
+    extra_views: augmented views beside the first.
 
     Order, targets and, for images in memory, originals equal those of a ResidentLoader with the same arguments; crops
     and flips have the same distribution but are drawn by torchvision. The global random state of torch is neither used
@@ -47,13 +48,14 @@ class TorchvisionLoader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
+        extra_views: int = 0,
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers is {workers}; use 0 (no worker process) or a positive number")
         self._order = EpochSampler(
             num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        self._views = _Views(source, augmentation)
+        self._views = _Views(source, augmentation, 1 + extra_views)
         self._damaged = CorruptFiles(source) if isinstance(source, ImageFiles) else None
         self._targets = source.targets.cpu()
         self._device = torch.device(device)
@@ -98,8 +100,10 @@ class TorchvisionLoader:
         for row in (~decoded).nonzero().squeeze(1).tolist():
             images[row], originals[row] = self._replaced(int(positions[row]), samples)
         indices = torch.tensor([samples.indices[position] for position in positions.tolist()])
+        views = unit_range(images.to(self._device, non_blocking=True)).transpose(0, 1).contiguous()
         return Batch(
-            images=unit_range(images.to(self._device, non_blocking=True)),
+            images=views[0],
+            extra_views=views[1:] if len(views) > 1 else None,
             originals=unit_range(originals.to(self._device, non_blocking=True)),
             targets=self._targets[indices].to(self._device, non_blocking=True),
             indices=indices.to(self._device, non_blocking=True),
@@ -114,12 +118,12 @@ class TorchvisionLoader:
 
 
 class _Views:
-    """Index in the split -> (augmented uint8 image, original uint8 image); draws from torch's CPU generator."""
+    """Index -> (augmented uint8 images [V, C, H, W], original uint8 image); draws from torch's CPU generator."""
 
-    def __init__(self, source: ImageSource, augmentation: Augmentation | RandomResizedCrop) -> None:
+    def __init__(self, source: ImageSource, augmentation: Augmentation | RandomResizedCrop, views: int) -> None:
         if isinstance(source, ImageArrays) and isinstance(augmentation, RandomResizedCrop):
             raise ValueError(NO_RESIZED_CROP_OF_ARRAYS)
-        self.image_shape = source.image_shape
+        self.shape = (views, *source.image_shape)
         self._source = source
         self._augments_whole_file = isinstance(augmentation, RandomResizedCrop)
         self._augment = _transform(augmentation, source.image_shape)
@@ -130,11 +134,12 @@ class _Views:
         else:
             pixels = decode(self._source.paths[index])
             original = centre_view(pixels, self._source)
-        return self._augment(pixels if self._augments_whole_file else original), original
+        augmented = [self._augment(pixels if self._augments_whole_file else original) for _ in range(self.shape[0])]
+        return torch.stack(augmented), original
 
 
 class _EpochSamples(Dataset[tuple[Tensor, Tensor, int, bool]]):
-    """Position in the epoch -> (augmented uint8 image, original uint8 image, the position, whether that worked)."""
+    """Position in the epoch -> (augmented uint8 images, original uint8 image, the position, whether that worked)."""
 
     def __init__(self, views: _Views, order: EpochSampler, epoch: int, indices: list[int]) -> None:
         self.indices = indices
@@ -147,8 +152,8 @@ class _EpochSamples(Dataset[tuple[Tensor, Tensor, int, bool]]):
             return *self.views(position), position, True
         except (CorruptImage, DataError):
             # Out of a worker process an error would come as a traceback inside a message; the loader looks again.
-            blank = torch.zeros(self._views.image_shape, dtype=torch.uint8)
-            return blank, blank, position, False
+            blank = torch.zeros(self._views.shape, dtype=torch.uint8)
+            return blank, blank[0], position, False
 
     def views(self, position: int) -> tuple[Tensor, Tensor]:
         with _cpu_random_state(self._order.sample_seed(self._epoch, position)):
