@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dat import models
 from dat.methods.base import Task
 from dat.methods.dat import DAT, DATSettings
+from dat.models.convnext import convnext
+from dat.models.vision_transformer import vision_transformer
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.data import Batch
 from dat_engine.model.branches import branch_layout, convert_batchnorm, has_batchnorm
@@ -18,6 +19,7 @@ from dat_engine.step.training_step import TrainingStep
 
 SHAPE = (3, 16, 16)
 TASK = Task(num_classes=5, image_shape=SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(SHAPE))
+SIZE = {"num_classes": 5, "in_channels": 3, "image_size": SHAPE[1:]}
 LAYOUTS = (("base",), ("mix",), ("base", "mix"))
 
 
@@ -52,8 +54,8 @@ def hybrid_net() -> nn.Module:
 
 
 NETWORKS = {
-    "vit": lambda: models.build("vit_lite_patch4", num_classes=5, width=16, image_size=SHAPE[1:]),
-    "convnext": lambda: models.build("convnext_atto_patch2", num_classes=5, width=4, image_size=SHAPE[1:]),
+    "vit": lambda: vision_transformer(patch_size=4, layers=2, mlp_ratio=2, width=16, **SIZE),
+    "convnext": lambda: convnext((1, 1, 1, 1), patch_size=2, width=4, **SIZE),
     "group norm": group_norm_net,
     "hybrid": hybrid_net,
 }
