@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from dat.cli.doctor import examine
 from dat.cli.flags import parse_flags
@@ -116,7 +117,8 @@ def _profile(arguments: Sequence[str]) -> int:
 
 def _recipes(arguments: Sequence[str]) -> int:
     _no_arguments("recipes", arguments)
-    table = Table("recipe", "data", "model", "batch", "epochs (dat)", "epsilon")
+    names = [Column(title, no_wrap=True) for title in ("recipe", "data", "model")]  # they are typed as they stand
+    table = Table(*names, "batch", "epochs (dat)", "epsilon", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for name in RECIPES:
         values = recipe(name)
         table.add_row(
@@ -125,7 +127,7 @@ def _recipes(arguments: Sequence[str]) -> int:
             values.model.name,
             str(values.batch_size),
             str(values.epochs),
-            f"{values.epsilon:.4g}",
+            f"{values.epsilon:.3g}",
         )
     console = Console()
     console.print(table)

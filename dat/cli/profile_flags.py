@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import tyro
 
 from dat.cli.flags import parse_flags, take_flag
-from dat.cli.train_flags import take_recipe
+from dat.cli.train_flags import optimizer_kinds, take_recipe
 from dat.methods import METHODS, method_entry
 from dat.profiling.profile import ProfileOptions
-from dat.recipes import Recipe, recipe
+from dat.recipes import Recipe, recipe, with_optimizer_kinds
 
 USAGE = "dat profile RECIPE [--methods dat,pgd-at,trades] [--baseline eager] [flags]"
 
@@ -28,7 +28,7 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
     # which methods are named decides which further flags there are
     named, _ = take_flag(rest, "--methods")
     methods = parse_methods(ProfileOptions().methods if named is None else named)
-    default = recipe(name, methods[0])
+    default = with_optimizer_kinds(recipe(name, methods[0]), optimizer_kinds(rest))
     settings: list[Any] = [
         (
             _attribute(method),

@@ -10,8 +10,9 @@ import tyro
 
 from dat.cli.flags import parse_flags, take_flag
 from dat.methods import METHODS
-from dat.recipes import RECIPES, Recipe, recipe, with_epochs
+from dat.recipes import RECIPES, Recipe, recipe, with_epochs, with_optimizer_kinds
 from dat.training.train import RunOptions
+from dat_engine.run.schedule import Schedule
 
 USAGE = "dat train RECIPE [--method METHOD] [flags]"
 
@@ -27,7 +28,7 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
     # which method it is decides which further flags there are
     named, rest = take_flag(rest, "--method")
     method = "dat" if named is None else named
-    default = recipe(name, method)
+    default = with_optimizer_kinds(recipe(name, method), optimizer_kinds(rest))
     flags_type = make_dataclass(
         "Flags",
         [
@@ -50,9 +51,28 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         config=(tyro.conf.AvoidSubcommands,),
     )
     chosen = replace(flags.experiment, name=name, method=method, settings=flags.settings)
-    if chosen.epochs != default.epochs and not any(word.startswith("--schedule.milestones") for word in rest):
-        chosen = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs)
+    if chosen.epochs != default.epochs:
+        chosen = replace(chosen, schedule=_for_the_epochs(chosen, default, rest))
     return chosen, flags.run
+
+
+def optimizer_kinds(words: Sequence[str]) -> dict[str, str]:
+    """What ``--optimizer.kind`` and ``--generator-optimizer.kind`` say: it decides which further flags there are."""
+    flags = {"optimizer": "--optimizer.kind", "generator_optimizer": "--generator-optimizer.kind"}
+    named = {name: take_flag([word.replace("_", "-") for word in words], flag)[0] for name, flag in flags.items()}
+    return {name: kind for name, kind in named.items() if kind is not None}
+
+
+def _for_the_epochs(chosen: Recipe, default: Recipe, words: Sequence[str]) -> Schedule:
+    """The schedule for another number of epochs than the recipe's; what the words name stays as it is."""
+    rescaled = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs).schedule
+    named = [name for name in ("milestones", "warmup_epochs") if _is_named(f"schedule.{name}", words)]
+    return replace(rescaled, **{name: getattr(chosen.schedule, name) for name in named})
+
+
+def _is_named(field_path: str, words: Sequence[str]) -> bool:
+    flag = "--" + field_path.replace("_", "-")
+    return any(word.replace("_", "-").split("=")[0] == flag for word in words)
 
 
 def take_recipe(arguments: Sequence[str], usage: str) -> tuple[str, list[str]]:

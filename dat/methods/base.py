@@ -34,6 +34,8 @@ class MethodEntry:
     summary: str
     select_by: Literal["pgd20", "natural"] = "pgd20"
     """Validation accuracy that the best checkpoint maximises; PGD-20's would pick noise where nothing is robust."""
+    without_branches: str | None = None
+    """What is lost, with its source, where the classifier has no BatchNorm to give branches to; said once per run."""
     needs_pairs: bool = False
     """Whether a batch of one image cannot be trained on (a generator with BatchNorm)."""
 

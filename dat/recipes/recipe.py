@@ -13,7 +13,8 @@ from dat_engine.data import LoaderKind
 from dat_engine.data.files.files import OnDamaged
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.adamw import AdamWSettings
+from dat_engine.step.optimizers import OptimizerSettings, SGDSettings, optimizer_settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +50,7 @@ class ModelSettings:
 
     name: str = "resnet18"
     width: int | None = None
-    """Channels of the first stage; None: the published width."""
+    """Channels of the first stage, or of a transformer's tokens; None: the published width."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +95,8 @@ class Recipe:
     """Train on this many images, classes balanced; None: all."""
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
-    optimizer: SGDSettings = field(default_factory=SGDSettings)
-    generator_optimizer: SGDSettings = field(default_factory=SGDSettings)
+    optimizer: OptimizerSettings = field(default_factory=SGDSettings)
+    generator_optimizer: OptimizerSettings = field(default_factory=SGDSettings)
     """Of the second player, where the method has one; its rate is constant."""
     schedule: Schedule = field(default_factory=Schedule)
     precision: Precision = field(default_factory=Precision)
@@ -154,12 +155,12 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: fields that this version does not know, or lacks.
     """
-    nested = {
+    nested: dict[str, Callable[..., Any]] = {
         "settings": type(method_entry(values.get("method", "?")).settings),
         "data": DataSettings,
         "model": ModelSettings,
-        "optimizer": SGDSettings,
-        "generator_optimizer": SGDSettings,
+        "optimizer": _optimizer_from_dict,
+        "generator_optimizer": _optimizer_from_dict,
         "schedule": Schedule,
         "precision": Precision,
         "engine": EngineSettings,
@@ -187,9 +188,21 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
 
 
 def with_epochs(base: Recipe, epochs: int) -> Recipe:
-    """`base` for another number of epochs, the schedule's milestones keeping their share of the run."""
+    """`base` for another number of epochs, the schedule's milestones and warm-up keeping their share of the run."""
     schedule = base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs)
     return replace(base, epochs=epochs, schedule=schedule)
+
+
+def with_optimizer_kinds(base: Recipe, kinds: Mapping[str, str]) -> Recipe:
+    """`base` with default settings of other kinds of optimizers, by the names of its fields ("optimizer", …).
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    chosen: dict[str, Any] = {
+        name: optimizer_settings(kind)() for name, kind in kinds.items() if kind != getattr(base, name).kind
+    }
+    return replace(base, **chosen)
 
 
 def _published(data: DataSettings, model: str) -> Callable[[str, str], Recipe]:
@@ -236,6 +249,27 @@ def _large_images(data: DataSettings) -> Callable[[str, str], Recipe]:
     return create
 
 
+def _without_batchnorm(
+    data: DataSettings, model: str, *, like: Callable[[str, str], Recipe], learning_rate: float
+) -> Callable[[str, str], Recipe]:
+    """`like` with a network that has no BatchNorm, trained as such networks are: AdamW, warm-up, cosine, clipping.
+
+    Nothing is published for DAT with these networks; DAT shares their normalisation between its branches.
+    """
+
+    def create(name: str, method: str) -> Recipe:
+        base = like(name, method)
+        return replace(
+            base,
+            data=data,
+            model=ModelSettings(name=model),
+            optimizer=AdamWSettings(learning_rate=learning_rate, clip_norm=1.0),
+            schedule=Schedule(kind="cosine", milestones=(), warmup_epochs=base.epochs / 20),
+        )
+
+    return create
+
+
 def _digits(name: str, method: str) -> Recipe:
     return Recipe(
         name=name,
@@ -255,6 +289,7 @@ def _digits(name: str, method: str) -> Recipe:
 
 CIFAR10 = DataSettings(name="cifar10")
 CIFAR100 = DataSettings(name="cifar100")
+IMAGENET = DataSettings(name="imagenet", crop="resized", validation=10_000)
 
 RECIPES: dict[str, Callable[[str, str], Recipe]] = {
     "digits-resnet": _digits,
@@ -265,7 +300,17 @@ RECIPES: dict[str, Callable[[str, str], Recipe]] = {
     "cifar10-wrn28-10": _published(CIFAR10, "wrn28-10"),
     "cifar100-wrn28-10": _published(CIFAR100, "wrn28-10"),
     "tinyimagenet-resnet18": _tinyimagenet,
-    "imagenet-resnet50": _large_images(DataSettings(name="imagenet", crop="resized", validation=10_000)),
+    "cifar10-vit": _without_batchnorm(
+        CIFAR10, "vit_tiny_patch4", like=_published(CIFAR10, "resnet18"), learning_rate=5e-4
+    ),
+    "cifar10-convnext": _without_batchnorm(
+        CIFAR10, "convnext_atto_patch2", like=_published(CIFAR10, "resnet18"), learning_rate=1e-3
+    ),
+    "imagenet-resnet50": _large_images(IMAGENET),
+    "imagenet-vit": _without_batchnorm(IMAGENET, "vit_b_16", like=_large_images(IMAGENET), learning_rate=5e-4),
+    "imagenet-convnext": _without_batchnorm(
+        IMAGENET, "convnext_tiny", like=_large_images(IMAGENET), learning_rate=1e-3
+    ),
     "imagefolder": _large_images(DataSettings(name="imagefolder", crop="resized", validation=0)),
 }
 
@@ -276,6 +321,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
+
+
+def _optimizer_from_dict(**values: Any) -> OptimizerSettings:
+    """Settings of the kind that they name; those of a time that knew only SGD name none."""
+    return optimizer_settings(values.get("kind", "sgd"))(**values)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from dat.recipes import Recipe
 from dat_engine.data import (
     Augmentation,
     Batch,
+    DataError,
     FileSettings,
     ImageSource,
     Loader,
     RandomResizedCrop,
+    describe,
     hold_out,
     load,
     mean_amplitude,
@@ -28,6 +31,7 @@ from dat_engine.data import (
     take,
 )
 from dat_engine.distributed import Processes
+from dat_engine.model.branches import has_batchnorm
 from dat_engine.model.synchronised import synchronise_batchnorm
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.method import Method
@@ -128,6 +132,26 @@ def _read(recipe: Recipe, data_root: Path, split: Literal["train", "test"], proc
     return source
 
 
+def check_recipe(recipe: Recipe, data_root: Path) -> None:
+    """Say what cannot be trained before data are read: a model that the images do not fit, a warm-up without an end.
+
+    Raises:
+        ValueError: one of these.
+    """
+    if recipe.schedule.warmup_epochs >= recipe.epochs:
+        raise ValueError(
+            f"schedule.warmup_epochs is {recipe.schedule.warmup_epochs:g} and the run has {recipe.epochs} epochs, so the "
+            "learning rate would never be reached; make the warm-up shorter than the run"
+        )
+    data = recipe.data
+    try:
+        found = describe(data.name, data_root, files=FileSettings(image_size=data.image_size, resize=data.resize))
+    except DataError:  # classes are folders that are not there: reading says so
+        return
+    channels, *edges = found.image_shape
+    models.check(recipe.model.name, width=recipe.model.width, in_channels=channels, image_size=(edges[0], edges[1]))
+
+
 def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """The recipe's classifier, initialised from the recipe's seed, with the BatchNorm branches that its method uses."""
     entry = METHODS[recipe.method]
@@ -138,6 +162,7 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
             num_classes=num_classes,
             width=recipe.model.width,
             in_channels=image_shape[0],
+            image_size=image_shape[1:],
             branches=tuple(dict.fromkeys(entry.layout)),
         )
 
@@ -165,6 +190,8 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
         synchronise_batchnorm(model)
         if method.second_player is not None:
             synchronise_batchnorm(method.second_player)
+    if processes.is_main:
+        _say_what_sharing_costs(recipe, model)
     branching = recipe.engine.branching
     if branching == "auto":
         branching = "grouped" if device.type == "cuda" else "folded"
@@ -180,6 +207,16 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
         processes=processes,
         seed=recipe.seed,
     )
+
+
+def _say_what_sharing_costs(recipe: Recipe, model: nn.Module) -> None:
+    entry = METHODS[recipe.method]
+    if entry.without_branches is not None and not has_batchnorm(model):
+        warnings.warn(
+            f"{recipe.model.name} has no BatchNorm, so the branches of {recipe.method} share its normalisation: "
+            f"{entry.without_branches}",
+            stacklevel=3,
+        )
 
 
 def executor(

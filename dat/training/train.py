@@ -20,6 +20,7 @@ from dat.training.build import (
     build_method,
     build_model,
     build_step,
+    check_recipe,
     choose_device,
     execution,
     executor,
@@ -87,6 +88,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     resume = options.resume or (processes.restarts > 0 and _began_here(path))
     if resume:
         _refuse_other_recipe(recipe, path)
+    check_recipe(recipe, options.data_root)
     data = load_training_data(recipe, options.data_root, device, processes)
     test = load_test_data(recipe, options.data_root, recipe.evaluation.limit, processes)
     if test.class_names != data.train.class_names:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dat_engine.attack import folding
 from dat_engine.attack.refreshing import Refresher
-from dat_engine.model.branches import branch_layout
+from dat_engine.model.branches import branch_layout, has_batchnorm
 
 Branching = Literal["folded", "grouped"]
 
@@ -29,7 +29,7 @@ class AttackModel:
         memory_format: of the convolution weights and the images.
         branching: ``"folded"`` keeps one folded weight set per branch and runs the groups one by one (on a GPU side by
             side, on streams of their own); ``"grouped"`` runs all groups as one batch whose BatchNorm is an affine per
-            group.
+            group. A model without BatchNorm has one copy of its weights and runs all groups as one batch either way.
         compiled: run every branch (or layout) through torch.compile.
     """
 
@@ -50,6 +50,12 @@ class AttackModel:
         self._refresher = Refresher()
         self._groups: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
         self._streams: list[torch.cuda.Stream] = []
+        if not has_batchnorm(model):  # nothing to fold, and nothing in which groups differ: one batch in any layout
+            shared: Callable[[Tensor], Tensor] = folding.frozen_copy(model, self._refresher, dtype, memory_format)
+            shared = torch.compile(shared, dynamic=False) if compiled else shared
+            self._groups = dict.fromkeys(layouts, shared)
+            self.refresh()
+            return
         graph = folding.trace(model)
         one_by_one = graph is None or branching == "folded"
         units = [(branch,) for layout in layouts for branch in layout] if one_by_one else list(layouts)

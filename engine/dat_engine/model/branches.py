@@ -50,7 +50,8 @@ def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix"
     """Give every BatchNorm of `model` one set of parameters and statistics per branch, in place; returns the model.
 
     Works on any model whose normalisation layers are ``torch.nn.BatchNorm1d/2d/3d`` (torchvision, timm, your own). Each
-    branch starts as a copy of the layer it replaces; the first branch is what ``model(images)`` uses by default.
+    branch starts as a copy of the layer it replaces; the first branch is what ``model(images)`` uses by default. A model
+    without BatchNorm has nothing to convert and is refused here; `dat_engine.step.training_step.TrainingStep` takes it as it is.
 
     Raises:
         ValueError: no branch, a repeated branch, a model that has no BatchNorm or is branched already.
@@ -86,6 +87,11 @@ def _copy_of(layer: _BatchNorm) -> _BatchNorm:
     return twin.train(layer.training)
 
 
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether any layer of `model` is a BatchNorm, branched or not; without one the groups of a batch share everything."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
 def branch_names(model: nn.Module) -> tuple[str, ...]:
     """The branches of a converted model, default first; ``("base",)`` for a model that was never converted."""
     for module in model.modules():
@@ -98,12 +104,14 @@ def branch_names(model: nn.Module) -> tuple[str, ...]:
 def branch_layout(model: nn.Module, layout: Sequence[str]) -> Iterator[None]:
     """Within the block, `model` treats its input as `len(layout)` equal groups, group i normalised by branch layout[i].
 
+    A model without BatchNorm takes any layout: nothing in it depends on the group, and all branches share its weights.
+
     Raises:
-        ValueError: a branch that the model does not have.
+        ValueError: a branch that the BatchNorm of the model does not have.
     """
     selection = next((module.selection for module in model.modules() if isinstance(module, BranchedBatchNorm)), None)
     unknown = set(layout) - set(branch_names(model))
-    if unknown:
+    if unknown and has_batchnorm(model):
         raise ValueError(
             f"{type(model).__name__} has the branches {', '.join(branch_names(model))}, not {', '.join(sorted(unknown))}"
         )

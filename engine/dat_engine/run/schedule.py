@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -12,29 +12,43 @@ class Schedule:
     """Factor on the base learning rate.
 
     ``step``: times `decay` at the start of each epoch in `milestones` (epochs counted from 0).
-    ``cosine``: half a cosine from 1 to 0 over all epochs. ``one-cycle``: linear up over the first third, linear to 0 after.
+    ``cosine``: half a cosine from 1 to 0 over the epochs after the warm-up. ``one-cycle``: linear up over the first third,
+    linear to 0 after.
     """
 
     kind: Literal["step", "cosine", "one-cycle"] = "step"
     milestones: tuple[int, ...] = (100, 110)
     decay: float = 0.1
+    warmup_epochs: float = 0.0
+    """Epochs, whole or not, over which the rate rises linearly from 0; of step and cosine, one-cycle rises by itself."""
 
     def __post_init__(self) -> None:
         if not 0 < self.decay <= 1:
             raise ValueError(f"schedule decay must lie in (0, 1]; got {self.decay:g}")
         if any(milestone < 0 for milestone in self.milestones):
             raise ValueError(f"schedule milestones are epochs, counted from 0; got {self.milestones}")
+        if not 0 <= self.warmup_epochs < math.inf:
+            raise ValueError(f"schedule warmup_epochs must be finite and not negative; got {self.warmup_epochs:g}")
+        if self.warmup_epochs and self.kind == "one-cycle":
+            raise ValueError("a one-cycle schedule warms up by itself; leave warmup_epochs at 0, or use cosine or step")
 
-    def factor(self, progress: float, epochs: int) -> float:
-        """Factor after `progress` epochs (fractional) of `epochs`."""
+    def factor(self, progress: float, epochs: int, *, step: float = 0.0) -> float:
+        """Factor after `progress` epochs (fractional) of `epochs`.
+
+        step: share of an epoch that one training step takes. The warm-up stands at the end of the step that begins at
+        `progress`, so that the first step of a run already moves the weights; 0 gives the plain ramp, 0 at the start.
+        """
+        warmup = min((progress + step) / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         if self.kind == "step":
-            return self.decay ** sum(progress >= milestone for milestone in self.milestones)
-        fraction = min(progress / epochs, 1.0)
+            return warmup * self.decay ** sum(progress >= milestone for milestone in self.milestones)
         if self.kind == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * fraction))
+            after, length = max(progress - self.warmup_epochs, 0.0), epochs - self.warmup_epochs
+            fraction = min(after / length, 1.0) if length > 0 else 0.0
+            return warmup * 0.5 * (1.0 + math.cos(math.pi * fraction))
+        fraction = min(progress / epochs, 1.0)
         return min(3.0 * fraction, 1.5 * (1.0 - fraction))
 
     def rescaled(self, *, from_epochs: int, to_epochs: int) -> Schedule:
-        """The same schedule for another length: milestones keep their share of the run."""
+        """The same schedule for another length: milestones and warm-up keep their share of the run."""
         milestones = tuple(round(milestone * to_epochs / from_epochs) for milestone in self.milestones)
-        return Schedule(kind=self.kind, milestones=milestones, decay=self.decay)
+        return replace(self, milestones=milestones, warmup_epochs=self.warmup_epochs * to_epochs / from_epochs)

@@ -157,8 +157,10 @@ class Trainer:
         for batch in prefetched(self.loader.epoch(position.epoch, start_step=first), self.step.device):
             if self.plan.max_steps is not None and position.step >= self.plan.max_steps:
                 return "step limit"
-            fraction = position.epoch + position.step_in_epoch / self.loader.steps_per_epoch
-            learning_rate = self.plan.learning_rate * self.plan.schedule.factor(fraction, self.plan.epochs)
+            per_epoch = self.loader.steps_per_epoch
+            fraction = position.epoch + position.step_in_epoch / per_epoch
+            factor = self.plan.schedule.factor(fraction, self.plan.epochs, step=1 / per_epoch)
+            learning_rate = self.plan.learning_rate * factor
             set_learning_rate(self.step.optimizer, learning_rate)
             metrics = self.execute(batch)
             self._epoch_means.add(metrics)

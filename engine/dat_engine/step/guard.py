@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from dat_engine.step.optimizers import step_unless
 
@@ -20,7 +20,7 @@ class Guard:
     """Watches the passes of a step, keeps what they may not change, and owns fp16's dynamic loss scale.
 
     Args:
-        model: network whose BatchNorm statistics a bad pass must not touch.
+        model: network whose running statistics, where it has any, a bad pass must not touch.
         second_player: likewise, put back at the step's end: its one forward serves every pass of the step.
         scales_loss: whether losses are multiplied by a dynamic scale (fp16) that halves on overflow and doubles after
             2,000 good passes, as torch's GradScaler does.
@@ -130,7 +130,8 @@ class _RunningStatistics:
     """All running means and variances of a network as one tensor that their buffers are views of: one copy saves all."""
 
     def __init__(self, module: nn.Module) -> None:
-        layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+        # BatchNorm, and InstanceNorm where it keeps statistics
+        layers = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.track_running_stats]
         buffers = [(layer, name, getattr(layer, name)) for layer in layers for name in ("running_mean", "running_var")]
         self.flat = torch.cat([next(module.parameters()).new_zeros(0), *(buffer for _, _, buffer in buffers)])
         position = 0

@@ -1,4 +1,4 @@
-"""Optimizers: fused SGD, torch's or apex's; a step with a non-finite gradient changes nothing."""
+"""Optimizers: fused SGD, torch's or apex's, and fused AdamW; a step with a non-finite gradient changes nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from dat_engine.step import apex_sgd
+from dat_engine.step.adamw import AdamWSettings, adamw
+from dat_engine.step.clipping import check_clip_norm, clip_gradients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SGDSettings:
     """SGD with momentum; weight decay applies to every parameter, BatchNorm's included, as in the published code."""
 
+    kind: Literal["sgd"] = "sgd"
+    """sgd or adamw; read before the other flags, it decides which there are and their defaults."""
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -24,6 +28,8 @@ class SGDSettings:
     implementation: Literal["torch", "apex"] = "torch"
     """torch's fused kernels, or NVIDIA apex's where that is installed (GPU and float32 weights only; never captured in a
     CUDA graph)."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient, beyond which it is scaled down; None: never."""
 
     def __post_init__(self) -> None:
         if self.implementation not in ("torch", "apex"):
@@ -36,6 +42,35 @@ class SGDSettings:
             raise ValueError(f"weight_decay must be finite and not negative; got {self.weight_decay:g}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum; set one above 0, or leave nesterov off")
+        check_clip_norm(self.clip_norm)
+
+
+OptimizerSettings = SGDSettings | AdamWSettings
+
+OPTIMIZERS: dict[str, type[SGDSettings] | type[AdamWSettings]] = {"sgd": SGDSettings, "adamw": AdamWSettings}
+"""Settings by the name of their kind."""
+
+
+def optimizer_settings(kind: str) -> type[SGDSettings] | type[AdamWSettings]:
+    """The settings class of the optimizer called `kind`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"no optimizer is called {kind!r}; choose one of {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[kind]
+
+
+def build_optimizer(module: nn.Module, settings: OptimizerSettings, *, maximize: bool = False) -> torch.optim.Optimizer:
+    """The optimizer that `settings` describe, over all parameters of `module`; `maximize` makes it ascend.
+
+    Raises:
+        ValueError: apex is asked for and cannot serve.
+    """
+    if isinstance(settings, AdamWSettings):
+        return adamw(module, settings, maximize=maximize)
+    return sgd(module.parameters(), settings, maximize=maximize)
 
 
 def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: bool = False) -> torch.optim.Optimizer:
@@ -67,6 +102,8 @@ def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: 
         # from zero the first step is the same
         for parameter in optimizer.param_groups[0]["params"]:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    if settings.clip_norm is not None:
+        optimizer.param_groups[0]["clip_norm"] = settings.clip_norm
     return optimizer
 
 
@@ -98,7 +135,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 
 
 def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: Tensor) -> None:
-    """One optimizer step that leaves weights and momentum alone where `found_nonfinite` (float32 scalar) is 1."""
+    """One optimizer step that leaves weights, moments and step counters alone where `found_nonfinite` (float32 scalar) is 1.
+
+    Gradients are unscaled already; they are clipped here where the optimizer's settings say so.
+    """
+    clip_gradients(optimizer)
     if apex_sgd.is_apex(optimizer):
         apex_sgd.step_unless(optimizer, found_nonfinite)
         return

@@ -23,7 +23,13 @@ from dat_engine.model.precision import Precision
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.guard import Guard
 from dat_engine.step.method import Method, Noise
-from dat_engine.step.optimizers import SGDSettings, load_optimizer_state, sgd, why_not_captured
+from dat_engine.step.optimizers import (
+    OptimizerSettings,
+    SGDSettings,
+    build_optimizer,
+    load_optimizer_state,
+    why_not_captured,
+)
 
 ONE_PROCESS = Processes()
 UpdateMode = Literal["joint", "alternating"]
@@ -34,8 +40,10 @@ class TrainingStep:
     """Owns what a step changes: model, second player, both optimizers, loss scale, non-finite counters, random state.
 
     Args:
-        model: on its device, in float32 (float64 under ``fp64``), branched as the method's layout needs.
+        model: on its device, in float32 (float64 under ``fp64``), branched as the method's layout needs; one without any
+            BatchNorm (LayerNorm, GroupNorm, …) has nothing to branch and takes every layout as it is.
         method: see `dat_engine.step.method.Method`.
+        second_optimizer: of the second player; None: `optimizer` where that is SGD, else SGD with its defaults.
         update: how the second player's gradient is obtained; without one both modes are the same.
         branching: how the attack model runs groups of several branches, see `dat_engine.attack.attack_model.AttackModel`.
         compiled: run attack model, joint forward and losses through torch.compile; shapes are static.
@@ -48,8 +56,8 @@ class TrainingStep:
         model: nn.Module,
         method: Method,
         *,
-        optimizer: SGDSettings,
-        second_optimizer: SGDSettings | None = None,
+        optimizer: OptimizerSettings,
+        second_optimizer: OptimizerSettings | None = None,
         precision: Precision | None = None,
         update: UpdateMode = "joint",
         branching: Branching = "folded",
@@ -65,12 +73,14 @@ class TrainingStep:
         self.method = method
         self.update = update
         self._many = processes.world_size > 1
-        self.optimizer = sgd(model.parameters(), optimizer)
+        self.optimizer = build_optimizer(model, optimizer)
         self.second_player = method.second_player
         self.second_optimizer: torch.optim.Optimizer | None = None
         if self.second_player is not None:
             self.second_player.train()
-            self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
+            if second_optimizer is None:
+                second_optimizer = optimizer if isinstance(optimizer, SGDSettings) else SGDSettings()
+            self.second_optimizer = build_optimizer(self.second_player, second_optimizer, maximize=True)
         # before view and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
         self.guard = Guard(model, self.second_player, scales_loss=self.precision.scales_loss, many=self._many)
         self.attack_model: AttackModel | None = None
