@@ -10,7 +10,7 @@ import tyro
 
 from dat.cli.flags import parse_flags, take_flag
 from dat.methods import METHODS
-from dat.recipes import RECIPES, Recipe, recipe, with_epochs
+from dat.recipes import RECIPES, Recipe, recipe, with_data_of, with_epochs
 from dat.training.train import RunOptions
 
 USAGE = "dat train RECIPE [--method METHOD] [flags]"
@@ -50,9 +50,17 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         config=(tyro.conf.AvoidSubcommands,),
     )
     chosen = replace(flags.experiment, name=name, method=method, settings=flags.settings)
-    if chosen.epochs != default.epochs and not any(word.startswith("--schedule.milestones") for word in rest):
+    # what follows from other flags, unless it was asked for itself
+    if chosen.epochs != default.epochs and not _given(rest, "--schedule.milestones"):
         chosen = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs)
+    if not _given(rest, "--dat.mix-padding"):
+        chosen = with_data_of(replace(chosen, data=default.data), chosen.data)
     return chosen, flags.run
+
+
+def _given(words: Sequence[str], flag: str) -> bool:
+    """Whether the flag is among the words; tyro takes its dashes for underscores too."""
+    return any(word.replace("_", "-").split("=")[0] == flag for word in words)
 
 
 def take_recipe(arguments: Sequence[str], usage: str) -> tuple[str, list[str]]:
