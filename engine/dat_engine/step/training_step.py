@@ -21,7 +21,7 @@ from dat_engine.distributed import Processes
 from dat_engine.model.branches import branch_layout
 from dat_engine.model.precision import Precision
 from dat_engine.profile.ranges import named_range
-from dat_engine.step.guard import Guard
+from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
 from dat_engine.step.method import Method, Noise
 from dat_engine.step.optimizers import SGDSettings, load_optimizer_state, sgd, why_not_captured
 
@@ -41,6 +41,7 @@ class TrainingStep:
         compiled: run attack model, joint forward and losses through torch.compile; shapes are static.
         processes: with more than one, both networks train under DistributedDataParallel; the attack exchanges nothing.
         seed: of the step's own random numbers (start noise, latent codes, mixing weights); each process has its own.
+        max_nonfinite_steps: skipped steps in a row after which none changes anything any more (`dat_engine.step.guard`).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class TrainingStep:
         compiled: bool = False,
         processes: Processes = ONE_PROCESS,
         seed: int = 0,
+        max_nonfinite_steps: int = MAX_NONFINITE_STEPS,
     ) -> None:
         if update not in ("joint", "alternating"):
             raise ValueError(f"update must be 'joint' or 'alternating'; got {update!r}")
@@ -72,7 +74,13 @@ class TrainingStep:
             self.second_player.train()
             self.second_optimizer = sgd(self.second_player.parameters(), second_optimizer or optimizer, maximize=True)
         # before view and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
-        self.guard = Guard(model, self.second_player, scales_loss=self.precision.scales_loss, many=self._many)
+        self.guard = Guard(
+            model,
+            self.second_player,
+            scales_loss=self.precision.scales_loss,
+            many=self._many,
+            limit=max_nonfinite_steps,
+        )
         self.attack_model: AttackModel | None = None
         if method.attack_layouts:
             self.attack_model = AttackModel(
