@@ -134,6 +134,7 @@ class Trainer:
         Raises:
             NonFiniteError: too many steps in a row were skipped: found after the last of them on a CPU, a few steps later on
                 a GPU, which nobody waits for; nothing changes meanwhile.
+            DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
             CheckpointError: a checkpoint cannot be written.
         """
         position = self._position
@@ -160,6 +161,7 @@ class Trainer:
             fraction = position.epoch + position.step_in_epoch / self.loader.steps_per_epoch
             learning_rate = self.plan.learning_rate * self.plan.schedule.factor(fraction, self.plan.epochs)
             set_learning_rate(self.step.optimizer, learning_rate)
+            self.step.check_if_first(batch)  # `execute` may be anybody's
             metrics = self.execute(batch)
             self._epoch_means.add(metrics)
             self._recent_means.add(metrics)

@@ -52,8 +52,10 @@ class GraphedStep:
 
         Raises:
             ValueError: a batch of another shape than the first one.
+            DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
         """
         if not self._tried:
+            self._step.check_if_first(batch)
             self._tried = True
             self._prepare(batch)
         if self._replay is None:

@@ -21,6 +21,7 @@ from dat_engine.distributed import Processes
 from dat_engine.model.branches import branch_layout
 from dat_engine.model.precision import Precision
 from dat_engine.profile.ranges import named_range
+from dat_engine.step.first_batch import check_first_batch
 from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
 from dat_engine.step.method import Method, Noise
 from dat_engine.step.optimizers import SGDSettings, load_optimizer_state, sgd, why_not_captured
@@ -102,10 +103,16 @@ class TrainingStep:
             self._forward = torch.compile(self._forward, dynamic=False)
             self._local_forward = torch.compile(model, dynamic=False) if self._many else self._forward
             self._losses = torch.compile(method.losses, dynamic=False)
+        self._has_seen_a_batch = False
         self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
-        """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""
+        """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1).
+
+        Raises:
+            DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
+        """
+        self.check_if_first(batch)
         self.guard.begin_step()
         if self.attack_model is not None:
             with named_range("clean forward"):
@@ -123,6 +130,15 @@ class TrainingStep:
         metrics["accuracy"] = (predictions == batch.targets).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
         return metrics
+
+    def check_if_first(self, batch: Batch) -> None:
+        """Look at the first batch that this step is given, before it changes anything; does nothing from then on.
+
+        For whoever captures a graph: the look waits for the device.
+        """
+        if not self._has_seen_a_batch:
+            check_first_batch(batch, self.model)
+            self._has_seen_a_batch = True
 
     @property
     def why_not_captured(self) -> str | None:
