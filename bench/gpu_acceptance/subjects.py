@@ -58,6 +58,7 @@ WAYS = (
     Way(method="dat", benchmark=True),
 )
 APEX = Way(method="dat", execution="compiled", implementation="apex")
+AUGMENTATION = Augmentation(padding=4, flip=True)
 EAGER_FP32 = "eager PGD-AT-10, float32"
 EAGER_TF32 = "eager PGD-AT-10, as published code runs (TF32)"
 EAGER_DAT_TF32 = "eager DAT, 55F, as published code runs (TF32)"
@@ -68,7 +69,7 @@ def loader_of(arrays: ImageArrays, setting: Setting) -> Loader:
     return ResidentLoader(
         arrays,
         batch_size=setting.pick(128, 4),
-        augmentation=Augmentation(padding=4, flip=True),
+        augmentation=AUGMENTATION,
         seed=0,
         device=setting.device,
     )
@@ -82,6 +83,7 @@ def training_step(way: Way, arrays: ImageArrays, setting: Setting) -> TrainingSt
         image_shape=arrays.image_shape,
         epsilon=8 / 255,
         mean_amplitude=lambda: torch.ones(arrays.image_shape),
+        augmentation=AUGMENTATION,
     )
     torch.manual_seed(0)
     method = entry.create(entry.settings, task)

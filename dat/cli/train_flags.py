@@ -10,7 +10,7 @@ import tyro
 
 from dat.cli.flags import parse_flags, take_flag
 from dat.methods import METHODS
-from dat.recipes import RECIPES, Recipe, recipe, with_epochs, with_optimizer_kinds
+from dat.recipes import RECIPES, Recipe, recipe, with_data_of, with_epochs, with_optimizer_kinds
 from dat.training.train import RunOptions
 from dat_engine.run.schedule import Schedule
 
@@ -51,8 +51,11 @@ def parse_train_flags(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         config=(tyro.conf.AvoidSubcommands,),
     )
     chosen = replace(flags.experiment, name=name, method=method, settings=flags.settings)
+    # what follows from other flags, unless it was asked for itself
     if chosen.epochs != default.epochs:
         chosen = replace(chosen, schedule=_for_the_epochs(chosen, default, rest))
+    if not _given(rest, "--dat.mix-padding"):
+        chosen = with_data_of(replace(chosen, data=default.data), chosen.data)
     return chosen, flags.run
 
 
@@ -66,12 +69,12 @@ def optimizer_kinds(words: Sequence[str]) -> dict[str, str]:
 def _for_the_epochs(chosen: Recipe, default: Recipe, words: Sequence[str]) -> Schedule:
     """The schedule for another number of epochs than the recipe's; what the words name stays as it is."""
     rescaled = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs).schedule
-    named = [name for name in ("milestones", "warmup_epochs") if _is_named(f"schedule.{name}", words)]
+    named = [name for name in ("milestones", "warmup_epochs") if _given(words, f"--schedule.{name.replace('_', '-')}")]
     return replace(rescaled, **{name: getattr(chosen.schedule, name) for name in named})
 
 
-def _is_named(field_path: str, words: Sequence[str]) -> bool:
-    flag = "--" + field_path.replace("_", "-")
+def _given(words: Sequence[str], flag: str) -> bool:
+    """Whether the flag is among the words; tyro takes its dashes for underscores too."""
     return any(word.replace("_", "-").split("=")[0] == flag for word in words)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
+
+from dat_engine.data import Augmentation, RandomResizedCrop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +20,8 @@ class Task:
     epsilon: float
     mean_amplitude: Callable[[], Tensor]
     """Computes the training set's mean Fourier amplitude, float32 [C, H, W] in FFT order, when a method asks for it."""
+    augmentation: Augmentation | RandomResizedCrop = field(default_factory=lambda: Augmentation(padding=0, flip=False))
+    """What the data set does to its own training images; none where nobody says, so that no method mirrors a letter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,9 @@ from dat.recipes.recipe import (
     differences,
     recipe,
     recipe_from_dict,
+    with_data_of,
     with_epochs,
+    with_optimizer_kinds,
 )
 
 __all__ = [
@@ -23,5 +25,7 @@ __all__ = [
     "differences",
     "recipe",
     "recipe_from_dict",
+    "with_data_of",
     "with_epochs",
+    "with_optimizer_kinds",
 ]

@@ -205,15 +205,29 @@ def with_optimizer_kinds(base: Recipe, kinds: Mapping[str, str]) -> Recipe:
     return replace(base, **chosen)
 
 
+def with_data_of(base: Recipe, data: DataSettings) -> Recipe:
+    """`base` with other settings of its data; where they crop in another way, DAT's mixed image follows them.
+
+    The published crop of the mixed image belongs to the published crop of the data. Its flip always follows.
+    """
+    changed = replace(base, data=data)
+    if base.method == "dat" and (data.crop, data.padding) != (base.data.crop, base.data.padding):
+        changed = replace(changed, settings=replace(base.settings, mix_padding=None))
+    return changed
+
+
 def _published(data: DataSettings, model: str) -> Callable[[str, str], Recipe]:
     """The method's published settings; on CIFAR these are the paper's and its authors' code's."""
 
     def create(name: str, method: str) -> Recipe:
         entry = METHODS[method]
+        settings = entry.settings
+        if method == "dat" and data.crop == "padded":
+            settings = replace(settings, mix_padding=PUBLISHED_MIX_PADDING)
         return Recipe(
             name=name,
             method=method,
-            settings=entry.settings,
+            settings=settings,
             epochs=entry.epochs,
             data=data,
             model=ModelSettings(name=model),
@@ -286,6 +300,8 @@ def _digits(name: str, method: str) -> Recipe:
         log_every=10,
     )
 
+
+PUBLISHED_MIX_PADDING = 3  # around the mixed image on the paper's data sets; the image itself has 4
 
 CIFAR10 = DataSettings(name="cifar10")
 CIFAR100 = DataSettings(name="cifar100")

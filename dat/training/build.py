@@ -89,16 +89,11 @@ def load_training_data(
         source, validation = hold_out(source, recipe.data.validation, recipe.seed)
     if recipe.limit_train is not None:
         source = take(source, recipe.limit_train, recipe.seed)
-    augmentation = (
-        RandomResizedCrop(flip=recipe.data.flip)
-        if recipe.data.crop == "resized"
-        else Augmentation(padding=recipe.data.padding, flip=recipe.data.flip)
-    )
     loader = open_loader(
         recipe.data.loader,
         source,
         batch_size=recipe.batch_size,
-        augmentation=augmentation,
+        augmentation=augmentation(recipe),
         workers=recipe.data.workers,
         seed=recipe.seed,
         device=device,
@@ -106,6 +101,13 @@ def load_training_data(
         world_size=processes.world_size,
     )
     return TrainingData(loader=loader, train=source, validation=validation)
+
+
+def augmentation(recipe: Recipe) -> Augmentation | RandomResizedCrop:
+    """What is done to the recipe's training images."""
+    if recipe.data.crop == "resized":
+        return RandomResizedCrop(flip=recipe.data.flip)
+    return Augmentation(padding=recipe.data.padding, flip=recipe.data.flip)
 
 
 def load_test_data(
@@ -174,6 +176,7 @@ def build_method(recipe: Recipe, train: ImageSource, device: torch.device) -> Me
         image_shape=train.image_shape,
         epsilon=recipe.epsilon,
         mean_amplitude=lambda: mean_amplitude(train),
+        augmentation=augmentation(recipe),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)

@@ -27,6 +27,7 @@ from dat.training.build import (
     load_test_data,
     load_training_data,
 )
+from dat.training.rate_drops import say_when_rate_drops
 from dat.training.trained import checkpoint_identity
 from dat_engine.data import DataError, ImageSource
 from dat_engine.distributed import Processes, ProcessesError, join
@@ -98,6 +99,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     with _open_run(recipe, path, resume, processes) as run, _progress(options, processes) as progress:
         progress.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
+        say_when_rate_drops(recipe, data.loader.steps_per_epoch, progress)
         trainer = _trainer(recipe, options, step, data, run, progress, processes)
         if run.checkpoints.step_paths():
             trainer.resume()

@@ -19,7 +19,7 @@ from dat.methods.base import MethodEntry, Task
 from dat.methods.dat.generator import AmplitudeGenerator
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
-from dat_engine.data import Augmentation, Batch, draw_augmentation
+from dat_engine.data import Augmentation, Batch, RandomResizedCrop, draw_augmentation
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.method import Noise
 from dat_engine.step.training_step import UpdateMode
@@ -43,10 +43,10 @@ class DATSettings:
     """Standard deviation of the gaussian start."""
     mix_source: Literal["original", "augmented"] = "original"
     """Image that is mixed: the un-augmented one, augmented afterwards (authors' code), or x itself (the paper's text)."""
-    mix_padding: int = 3
-    """Padding of the mixed image's own random crop."""
-    mix_flip: bool = True
-    """Whether the mixed image is flipped at random."""
+    mix_padding: int | None = None
+    """Padding of the mixed image's own random crop; None: the data set's (none where it crops resized windows)."""
+    mix_flip: bool | None = None
+    """Whether the mixed image is flipped at random; None: where the data set's own images are."""
     amplitude_scale: Literal["unit", "dataset"] = "unit"
     """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
     coarse_amplitude: int | None = None
@@ -61,6 +61,8 @@ class DATSettings:
             raise ValueError(f"beta and omega must be finite and not negative; got {self.beta:g} and {self.omega:g}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
+        if self.mix_padding is not None and self.mix_padding < 0:
+            raise ValueError(f"mix_padding must not be negative; got {self.mix_padding}")
 
 
 class DAT:
@@ -84,7 +86,7 @@ class DAT:
             task.num_classes, task.image_shape, amplitude_scale=scale, coarse_size=settings.coarse_amplitude
         )
         self.generate: nn.Module = self.generator
-        self.augmentation = Augmentation(padding=settings.mix_padding, flip=settings.mix_flip)
+        self.augmentation = mixed_augmentation(settings, task.augmentation)
 
     @property
     def second_player(self) -> nn.Module:
@@ -156,6 +158,19 @@ class DAT:
             omega=self.settings.omega,
             label_smoothing=self.settings.label_smoothing,
         )
+
+
+def mixed_augmentation(settings: DATSettings, own: Augmentation | RandomResizedCrop) -> Augmentation:
+    """Crop and flip of the mixed image, which is augmented after it is mixed: the data set's `own` unless settings say.
+
+    A random resized crop is cut out of a file's pixels, which the mixed image is not made of, and puts no zeros around
+    an image: there the mixed image is not cropped.
+    """
+    padding = own.padding if isinstance(own, Augmentation) else 0
+    return Augmentation(
+        padding=padding if settings.mix_padding is None else settings.mix_padding,
+        flip=own.flip if settings.mix_flip is None else settings.mix_flip,
+    )
 
 
 ENTRY = MethodEntry(

@@ -51,7 +51,7 @@ def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix"
 
     Works on any model whose normalisation layers are ``torch.nn.BatchNorm1d/2d/3d`` (torchvision, timm, your own). Each
     branch starts as a copy of the layer it replaces; the first branch is what ``model(images)`` uses by default. A model
-    without BatchNorm has nothing to convert and is refused here; `dat_engine.step.training_step.TrainingStep` takes it as it is.
+    without BatchNorm has nothing to convert and is refused here; `TrainingStep` takes it as it is.
 
     Raises:
         ValueError: no branch, a repeated branch, a model that has no BatchNorm or is branched already.

@@ -24,8 +24,6 @@ from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
 Ending = Literal["finished", "step limit", "time limit", "signal"]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
-MAX_NONFINITE_STEPS = 20
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingPlan:
@@ -134,13 +132,16 @@ class Trainer:
         """Train to the end of the plan or until interrupted, at a step's end; a checkpoint is written either way.
 
         Raises:
-            NonFiniteError: too many steps in a row were skipped.
+            NonFiniteError: too many steps in a row were skipped: found after the last of them on a CPU, a few steps later on
+                a GPU, which nobody waits for; nothing changes meanwhile.
+            DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
             CheckpointError: a checkpoint cannot be written.
         """
         position = self._position
         while position.epoch < self.plan.epochs:
             ending = self._train_epoch(stop)
             if ending is not None:
+                self.step.guard.raise_if_diverged(step=position.step)
                 if ending == "step limit" and self._recent_means.sums:
                     self._log_step(float(self.step.optimizer.param_groups[0]["lr"]), None)
                 self._save()
@@ -162,6 +163,7 @@ class Trainer:
             factor = self.plan.schedule.factor(fraction, self.plan.epochs, step=1 / per_epoch)
             learning_rate = self.plan.learning_rate * factor
             set_learning_rate(self.step.optimizer, learning_rate)
+            self.step.check_if_first(batch)  # `execute` may be anybody's
             metrics = self.execute(batch)
             self._epoch_means.add(metrics)
             self._recent_means.add(metrics)
@@ -185,11 +187,17 @@ class Trainer:
         return None
 
     def _asked_to_stop(self, stop: Stop) -> Ending | None:
-        """Why to stop after this step; all processes answer alike."""
-        reason = stop.reason
-        if self.processes.world_size == 1:
-            return reason
-        asked = self.processes.total({"signal": reason == "signal", "time limit": reason == "time limit"})
+        """Why to stop after this step; all processes answer alike.
+
+        Raises:
+            NonFiniteError: too many steps in a row were skipped, and one of the processes has heard of it.
+        """
+        reason, diverged = stop.reason, self.step.guard.seen_to_diverge()
+        asked = self.processes.total(
+            {"signal": reason == "signal", "time limit": reason == "time limit", "diverged": diverged}
+        )
+        if asked["diverged"]:
+            self.step.guard.raise_if_diverged(step=self._position.step)
         if asked["signal"]:
             return "signal"
         return "time limit" if asked["time limit"] else None
@@ -234,11 +242,10 @@ class Trainer:
             self.progress.warn(
                 f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
             )
-        self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
 
     def _finish_epoch(self) -> None:
         position = self._position
-        self.step.guard.raise_if_diverged(step=position.step, limit=MAX_NONFINITE_STEPS)
+        self.step.guard.raise_if_diverged(step=position.step)
         means = self._epoch_means.means(self.processes)
         self._epoch_means = StepMeans()
         self._share_statistics()

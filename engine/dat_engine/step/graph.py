@@ -11,6 +11,7 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +53,10 @@ class GraphedStep:
 
         Raises:
             ValueError: a batch of another shape than the first one.
+            DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
         """
         if not self._tried:
+            self._step.check_if_first(batch)
             self._tried = True
             self._prepare(batch)
         if self._replay is None:
@@ -77,7 +80,7 @@ class GraphedStep:
         if self._step.why_not_captured is not None:
             _warn(self._step.why_not_captured)
             return
-        given = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        given: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
         inputs = Batch(**{name: None if tensor is None else tensor.clone() for name, tensor in given.items()})
         self._inputs = inputs
         before = self._step.snapshot()

@@ -1,4 +1,8 @@
-"""A non-finite loss or gradient changes no weight and no running statistic; decided on the device, reported at log points."""
+"""A non-finite loss or gradient changes no weight and no running statistic; too many steps of that kind end a run.
+
+All of it is decided on the device. After the last of them the guard takes every further step for a bad one too, so it makes
+no difference how much later the host hears of it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dat_engine.step.host_copy import HostCopy
 from dat_engine.step.optimizers import step_unless
+
+MAX_NONFINITE_STEPS = 20
 
 
 class NonFiniteError(RuntimeError):
@@ -25,11 +32,20 @@ class Guard:
         scales_loss: whether losses are multiplied by a dynamic scale (fp16) that halves on overflow and doubles after
             2,000 good passes, as torch's GradScaler does.
         many: whether other processes train the same weights: a pass that is bad in one of them is bad in all.
+        limit: bad steps in a row after which training has diverged: no later step changes anything.
     """
 
     def __init__(
-        self, model: nn.Module, second_player: nn.Module | None = None, *, scales_loss: bool, many: bool = False
+        self,
+        model: nn.Module,
+        second_player: nn.Module | None = None,
+        *,
+        scales_loss: bool,
+        many: bool = False,
+        limit: int = MAX_NONFINITE_STEPS,
     ) -> None:
+        if limit < 1:
+            raise ValueError(f"the limit of non-finite steps in a row must be at least 1; got {limit}")
         self._statistics = _RunningStatistics(model)
         self._second_statistics = None if second_player is None else _RunningStatistics(second_player)
         device = next(model.parameters()).device
@@ -39,9 +55,11 @@ class Guard:
         self._growth = torch.zeros((), dtype=torch.int32, device=device)
         self._found = torch.zeros((), device=device)
         self._loss_was_bad = torch.zeros((), device=device)
+        self._limit = limit
         self._consecutive = torch.zeros((), dtype=torch.int64, device=device)
-        self._longest = torch.zeros((), dtype=torch.int64, device=device)
+        self._frozen_steps = torch.zeros((), dtype=torch.int64, device=device)
         self._total = torch.zeros((), dtype=torch.int64, device=device)
+        self._consecutive_on_host = HostCopy(self._consecutive)
         self.skipped = torch.zeros((), device=device)
         """1.0 where the present step skipped an update, else 0.0."""
 
@@ -57,11 +75,12 @@ class Guard:
     @torch.no_grad()
     def check(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
         """Unscale the gradients of `parameters` in place and note whether they or the loss are non-finite."""
-        self._found.zero_()
+        diverged = self._diverged
+        self._found.copy_(diverged)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._scale.reciprocal())
         loss_is_bad = (~torch.isfinite(loss.detach())).to(self._found.dtype)
-        self._loss_was_bad.copy_(loss_is_bad)
+        self._loss_was_bad.copy_(torch.where(diverged, self._loss_was_bad, loss_is_bad))
         self._found.copy_(torch.maximum(self._found, loss_is_bad))
         if self._many:
             distributed.all_reduce(self._found, distributed.ReduceOp.MAX)
@@ -76,30 +95,49 @@ class Guard:
         self._statistics.save()
         self.skipped.copy_(torch.maximum(self.skipped, self._found))
         if self._scales_loss:
+            before = self._scale.clone()
             torch._amp_update_scale_(self._scale, self._growth, self._found, 2.0, 0.5, 2000)
+            self._scale.copy_(torch.where(self._diverged, before, self._scale))
 
     @torch.no_grad()
     def end_step(self) -> None:
         if self._second_statistics is not None:
             self._second_statistics.restore_where(self.skipped)
-        bad = (self.skipped > 0).to(torch.int64)
-        self._consecutive.copy_((self._consecutive + 1) * bad)
-        self._longest.copy_(torch.maximum(self._longest, self._consecutive))
+        diverged = self._diverged
+        bad = (self.skipped > 0) & ~diverged
+        self._frozen_steps.add_(diverged)
+        self._consecutive.copy_(torch.where(diverged, self._consecutive, (self._consecutive + 1) * bad))
         self._total.add_(bad)
 
-    def raise_if_diverged(self, *, step: int, limit: int) -> None:
-        """Host check, for log points. An overflow that only makes fp16's scale shrink counts like any other bad step.
+    @property
+    def _diverged(self) -> Tensor:
+        """Whether the limit has been reached: bool scalar on the device; once true it stays so."""
+        return self._consecutive >= self._limit
+
+    def seen_to_diverge(self) -> bool:
+        """Whether the host knows that the limit has been reached, without waiting; ask after every step.
+
+        On the CPU the answer is that of the step just done, on a GPU that of the newest step whose count has arrived.
+        """
+        consecutive = self._consecutive_on_host.latest()
+        return consecutive is not None and consecutive >= self._limit
+
+    def raise_if_diverged(self, *, step: int) -> None:
+        """Wait for the device and look. An overflow that only makes fp16's scale shrink counts like any other bad step.
+
+        Args:
+            step: number of the step done last.
 
         Raises:
-            NonFiniteError: at least `limit` bad steps in a row since the last look; names the step and the cause.
+            NonFiniteError: the limit has been reached; names the step at which it was, and the cause.
         """
-        consecutive = int(self._longest)
-        self._longest.copy_(self._consecutive)
-        if consecutive >= limit:
+        consecutive = int(self._consecutive)
+        if consecutive >= self._limit:
             cause = "the loss is not finite" if bool(self._loss_was_bad) else "the loss is finite, its gradient is not"
             raise NonFiniteError(
-                f"stopped at step {step}: {consecutive} steps in a row were skipped because {cause}; the weights are "
-                "those of the last good step; lower the learning rate, or train in fp32 with --precision.name fp32"
+                f"stopped at step {step - int(self._frozen_steps)}: {consecutive} steps in a row were skipped because "
+                f"{cause}; the weights are those of the last good step; lower the learning rate, or train in fp32 with "
+                "--precision.name fp32"
             )
 
     @property
@@ -118,6 +156,8 @@ class Guard:
         self._scale.copy_(state["scale"])
         self._growth.copy_(state["growth"])
         self._consecutive.copy_(state["consecutive"])
+        self._frozen_steps.zero_()
+        self._consecutive_on_host.forget()
         self._total.copy_(state["total"])
 
     @property

@@ -21,7 +21,8 @@ from dat_engine.distributed import Processes
 from dat_engine.model.branches import branch_layout
 from dat_engine.model.precision import Precision
 from dat_engine.profile.ranges import named_range
-from dat_engine.step.guard import Guard
+from dat_engine.step.first_batch import check_first_batch
+from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
 from dat_engine.step.method import Method, Noise
 from dat_engine.step.optimizers import (
     OptimizerSettings,
@@ -49,6 +50,7 @@ class TrainingStep:
         compiled: run attack model, joint forward and losses through torch.compile; shapes are static.
         processes: with more than one, both networks train under DistributedDataParallel; the attack exchanges nothing.
         seed: of the step's own random numbers (start noise, latent codes, mixing weights); each process has its own.
+        max_nonfinite_steps: skipped steps in a row after which none changes anything any more (`dat_engine.step.guard`).
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class TrainingStep:
         compiled: bool = False,
         processes: Processes = ONE_PROCESS,
         seed: int = 0,
+        max_nonfinite_steps: int = MAX_NONFINITE_STEPS,
     ) -> None:
         if update not in ("joint", "alternating"):
             raise ValueError(f"update must be 'joint' or 'alternating'; got {update!r}")
@@ -82,7 +85,13 @@ class TrainingStep:
                 second_optimizer = optimizer if isinstance(optimizer, SGDSettings) else SGDSettings()
             self.second_optimizer = build_optimizer(self.second_player, second_optimizer, maximize=True)
         # before view and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
-        self.guard = Guard(model, self.second_player, scales_loss=self.precision.scales_loss, many=self._many)
+        self.guard = Guard(
+            model,
+            self.second_player,
+            scales_loss=self.precision.scales_loss,
+            many=self._many,
+            limit=max_nonfinite_steps,
+        )
         self.attack_model: AttackModel | None = None
         if method.attack_layouts:
             self.attack_model = AttackModel(
@@ -104,10 +113,16 @@ class TrainingStep:
             self._forward = torch.compile(self._forward, dynamic=False)
             self._local_forward = torch.compile(model, dynamic=False) if self._many else self._forward
             self._losses = torch.compile(method.losses, dynamic=False)
+        self._has_seen_a_batch = False
         self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
-        """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1)."""
+        """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1).
+
+        Raises:
+            DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
+        """
+        self.check_if_first(batch)
         self.guard.begin_step()
         if self.attack_model is not None:
             with named_range("clean forward"):
@@ -125,6 +140,15 @@ class TrainingStep:
         metrics["accuracy"] = (predictions == batch.targets).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
         return metrics
+
+    def check_if_first(self, batch: Batch) -> None:
+        """Look at the first batch that this step is given, before it changes anything; does nothing from then on.
+
+        For whoever captures a graph: the look waits for the device.
+        """
+        if not self._has_seen_a_batch:
+            check_first_batch(batch, self.model)
+            self._has_seen_a_batch = True
 
     @property
     def why_not_captured(self) -> str | None:

@@ -33,7 +33,7 @@ def batches(count: int) -> list[Batch]:
 
 def training_step(**options) -> TrainingStep:
     torch.manual_seed(0)
-    method = DAT(DATSettings(steps=2), TASK)
+    method = DAT(DATSettings(steps=2, mix_padding=3, mix_flip=True), TASK)
     model = models.build("resnet8", num_classes=5, width=4)
     return TrainingStep(model, method, optimizer=SGDSettings(learning_rate=0.02), seed=7, **options)
 

@@ -167,7 +167,8 @@ def _decoded(dali: Any, paths: Any, device: torch.device) -> tuple[Any, Any]:
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
     )
-    return pixels, fn.peek_image_shape(encoded, dtype=types.INT32)
+    # Of the pixels as they are decoded: its own default is the shape after turning them upright.
+    return pixels, fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=False)
 
 
 def _centre(dali: Any, pixels: Any, shape: Any, files: ImageFiles) -> Any:

@@ -1,0 +1,104 @@
+"""A look at the first batch of a run: what would train without a word and teach nothing is refused there.
+
+Attacks are clipped to [0, 1], epsilon is measured in it and amplitudes are mixed in it, so images of another range give
+numbers that look like training. The look waits for the device, which is why there is one in a run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from dat_engine.data import Batch, DataError
+
+TOLERANCE = 1e-4
+"""How far interpolation and rounding may carry a value out of [0, 1]."""
+
+
+def check_first_batch(batch: Batch, model: nn.Module) -> None:
+    """Hold a batch to what `dat_engine.data.Batch` promises and to what `model` (on the batch's device) takes and gives.
+
+    Neither the model nor a random state is changed.
+
+    Raises:
+        DataError: images or originals that are not floating-point [B, C, H, W] in [0, 1], a number of channels that the
+            model does not take, targets that are not int64 [B] or not one of the model's classes.
+    """
+    for name, images in (("images", batch.images), ("originals", batch.originals)):
+        _check_images(name, images)
+    if batch.originals.shape != batch.images.shape:
+        raise DataError(
+            f"the first batch holds images of shape {tuple(batch.images.shape)} and originals of shape "
+            f"{tuple(batch.originals.shape)}; give both views of the same samples in one size"
+        )
+    targets = batch.targets
+    if targets.dtype != torch.int64 or targets.shape != batch.images.shape[:1]:
+        raise DataError(
+            f"the first batch's targets are {targets.dtype} of shape {tuple(targets.shape)}; training needs one class number "
+            f"per image, int64 [{len(batch.images)}]: convert with targets.long(), one-hot targets with targets.argmax(1)"
+        )
+    classes = _classes(model, batch.images[:1])
+    lowest, highest = int(targets.min()), int(targets.max())
+    if lowest < 0 or (classes is not None and highest >= classes):
+        room = "0 or more" if classes is None else f"0..{classes - 1}, the model having {classes} classes"
+        raise DataError(
+            f"the first batch's targets run from {lowest} to {highest}; they must lie in {room}: number the classes from 0, "
+            "or build the model for more of them"
+        )
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise DataError(
+            f"the first batch's {name} are {images.dtype}; training needs floating-point {name} in [0, 1]: "
+            f"convert with {name}.float() / 255"
+        )
+    if images.ndim != 4 or images.numel() == 0:
+        raise DataError(
+            f"the first batch's {name} have the shape {tuple(images.shape)}; training needs [B, C, H, W]: "
+            "add the axis that is missing, e.g. one channel with unsqueeze(1)"
+        )
+    bad = int((~torch.isfinite(images)).sum())
+    if bad:
+        raise DataError(
+            f"the first batch's {name} hold {bad} values that are not finite; training needs {name} in [0, 1]: "
+            "look for damaged data or a division by zero where they are made"
+        )
+    lowest, highest = (float(value) for value in torch.aminmax(images))
+    if lowest < -TOLERANCE or highest > 1 + TOLERANCE:
+        raise DataError(
+            f"the first batch's {name} lie in [{lowest:.4g}, {highest:.4g}]; training needs [0, 1], where attacks are "
+            f"clipped and epsilon is measured: {_remedy(lowest, highest)}"
+        )
+
+
+def _remedy(lowest: float, highest: float) -> str:
+    if lowest > -0.25 and highest < 1.25:  # bicubic interpolation, sharpening
+        return "clamp them with clamp(0, 1)"
+    if lowest < -TOLERANCE:
+        return "leave them in [0, 1] and move the normalisation by mean and standard deviation into the model's first layer"
+    return "divide them by 255" if highest <= 255 else "divide them by the largest value that they can have"
+
+
+def _classes(model: nn.Module, image: Tensor) -> int | None:
+    """How many logits the model gives for an image [1, C, H, W]; None where it does not give [1, K]."""
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    parameter = next(model.parameters())
+    training = [(module, module.training) for module in model.modules()]
+    # eval: no statistics, no random numbers; what counts or records operations is not told of this one
+    model.eval()
+    try:
+        with torch.no_grad(), _disable_current_modes():
+            logits = model(image.to(parameter.dtype))
+    except RuntimeError as error:
+        if first is not None and first.in_channels != image.shape[1]:
+            raise DataError(
+                f"the first batch's images are [B, {', '.join(map(str, image.shape[1:]))}] and the model takes "
+                f"{first.in_channels} channels: build the model with in_channels={image.shape[1]}, or convert the images"
+            ) from error
+        raise
+    finally:
+        for module, mode in training:
+            module.training = mode
+    return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
