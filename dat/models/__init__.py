@@ -13,7 +13,7 @@ from dat.models.resnet import ResNet
 from dat.models.wide_resnet import WideResNet
 from dat_engine.model.branches import convert_batchnorm
 
-__all__ = ["build", "load_reference_state_dict", "names"]
+__all__ = ["build", "convert_batchnorm", "load_reference_state_dict", "names"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
