@@ -21,12 +21,12 @@ from dat.cli.flags import parse_flags
 from dat.cli.profile_flags import USAGE as PROFILE_USAGE
 from dat.cli.profile_flags import parse_profile_flags
 from dat.cli.train_flags import USAGE, parse_train_flags
-from dat.evaluation.evaluate import evaluate, parse_attacks
+from dat.evaluation import TITLES, check_writable, evaluate, parse_attacks
 from dat.methods import METHODS
 from dat.profiling.profile import profile
 from dat.recipes import RECIPES, recipe
 from dat.training.build import choose_device, load_test_data
-from dat.training.train import RunFailedError, titled, train
+from dat.training.train import RunFailedError, train
 from dat.training.trained import load_trained
 from dat_engine.distributed import ProcessesError, leave
 from dat_engine.run.display import open_progress
@@ -53,6 +53,8 @@ class EvaluateFlags:
     """cpu, cuda or cuda:N; None: the GPU where there is one."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON instead of a table."""
+    save_predictions: Path | None = None
+    """CSV file for the class predicted for every image: index, target, then NAME and NAME_correct (0 or 1) per attack."""
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -69,6 +71,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
             raise ValueError(f"{name} must be at least 1; got {value}")
     if not 0 <= flags.seed < 2**63:
         raise ValueError(f"seed must be a non-negative 63-bit number; got {flags.seed}")
+    if flags.save_predictions is not None:
+        check_writable(flags.save_predictions)
     device = choose_device(flags.device)
     trained = load_trained(flags.source, device)
     epsilon = trained.recipe.epsilon if flags.epsilon is None else flags.epsilon
@@ -81,20 +85,25 @@ def _evaluate(arguments: Sequence[str]) -> int:
             f"({data.num_classes}) of {trained.recipe.data.name}"
         )
     with open_progress("silent" if flags.json else "auto") as progress:
-        results = evaluate(
+        result = evaluate(
             trained.model,
             data,
             attacks,
             epsilon=epsilon,
             batch_size=flags.batch_size,
             seed=flags.seed,
-            on_progress=lambda attack, done: progress.activity(f"evaluating {attack}: {done} of {len(data)} images"),
+            on_progress=lambda attack, done: progress.activity(
+                f"evaluating {TITLES[attack]}: {done} of {len(data)} images"
+            ),
         )
-        title = f"{trained.recipe.name} {trained.recipe.method}, {len(data)} test images, epsilon {epsilon:.4g}"
-        progress.summary(titled(results), title=title)
+        title = f"{trained.recipe.name} {trained.recipe.method}, {result.images} test images, epsilon {epsilon:.4g}"
+        progress.summary(result.titled(), title=title)
+    if flags.save_predictions is not None:
+        result.predictions.save(flags.save_predictions)
     if flags.json:
         accuracy = {
-            result.attack: {"percent": result.percent, "standard_error": result.standard_error} for result in results
+            name: {"percent": percent, "standard_error": result.standard_error(name)}
+            for name, percent in result.items()
         }
         print(
             json.dumps(
@@ -103,7 +112,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
                     "recipe": trained.recipe.name,
                     "method": trained.recipe.method,
                     "epsilon": epsilon,
-                    "images": len(data),
+                    "images": result.images,
                     "accuracy": accuracy,
                 }
             )

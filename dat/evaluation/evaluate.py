@@ -1,233 +1,145 @@
 """Robust accuracy by the paper's protocol: natural, FGSM, PGD-20, PGD-100, C&W-infinity, AutoAttack.
 
-float32 (TF32 off), eval mode, branch base. Attacks other than AutoAttack follow the gradient of a attack model whose folded
-weights are refreshed from the model; what is counted are the model's own predictions on the images they return.
+float32 (TF32 off), eval mode, the default branch. Attacks other than AutoAttack follow the gradient of a attack model that has
+been compared with the model; what is counted are the model's own predictions on the images they return.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dat.losses import smoothed_targets, soft_target_ascent
+from dat.evaluation.attacks import REGISTRY, Perturb, Victim, parse_attacks
+from dat.evaluation.images import ImagesAndLabels, numbered_batches
+from dat.evaluation.result import NOT_FINITE, Evaluation, Predictions
 from dat_engine.attack.attack_model import AttackModel
-from dat_engine.attack.pgd import AttackSettings, LogitGradient, draw_start, pgd_attack
-from dat_engine.data import ImageSource, batches
+from dat_engine.attack.pgd import image_gradient
+from dat_engine.attack.verification import (
+    CHECKED_IMAGES,
+    GRADIENT_TOLERANCE,
+    gradient_difference,
+    logits_of,
+    unsteadiness,
+)
 from dat_engine.distributed import Processes
+from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
+from dat_engine.model.branches import branch_names
 
-MARGIN = 10.0  # confidence of the C&W loss in the published protocol
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accuracy:
-    """Share of correct predictions under one attack, with the number of images it was counted on."""
-
-    attack: str
-    percent: float
-    images: int
-
-    @property
-    def standard_error(self) -> float:
-        """Binomial standard error in percentage points."""
-        share = self.percent / 100
-        return 100 * math.sqrt(share * (1 - share) / self.images)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _GradientAttack:
-    steps: int
-    step_share: float  # step size as a share of epsilon
-    objective: Callable[[Tensor, int], LogitGradient]
-
-
-def _cross_entropy(targets: Tensor, num_classes: int) -> LogitGradient:
-    return soft_target_ascent(smoothed_targets(targets, num_classes, 0.0, torch.float32))
-
-
-def _margin(targets: Tensor, num_classes: int) -> LogitGradient:
-    """Ascent on ``-relu(z_y - max_{k != y} z_k + 10)``, the maximum taken over the other classes only."""
-    is_target = functional.one_hot(targets, num_classes).bool()
-
-    def gradient(logits: Tensor) -> Tensor:
-        others = logits.masked_fill(is_target, -math.inf)
-        strongest = functional.one_hot(others.argmax(dim=1), num_classes).to(logits.dtype)
-        target = logits.gather(1, targets[:, None])
-        counts = (target - others.amax(dim=1, keepdim=True) + MARGIN > 0).to(logits.dtype)
-        return counts * (strongest - is_target.to(logits.dtype))
-
-    return gradient
-
-
-GRADIENT_ATTACKS = {
-    "fgsm": _GradientAttack(steps=1, step_share=2.0, objective=_cross_entropy),
-    "pgd20": _GradientAttack(steps=20, step_share=0.25, objective=_cross_entropy),
-    "pgd100": _GradientAttack(steps=100, step_share=0.25, objective=_cross_entropy),
-    "cw": _GradientAttack(steps=100, step_share=0.25, objective=_margin),
-}
-ATTACKS = ("natural", *GRADIENT_ATTACKS, "aa")
-TITLES = {
-    "natural": "natural",
-    "fgsm": "FGSM",
-    "pgd20": "PGD-20",
-    "pgd100": "PGD-100",
-    "cw": "C&W",
-    "aa": "AutoAttack",
-}
-
-
-def parse_attacks(text: str | Sequence[str]) -> tuple[str, ...]:
-    """``"natural,pgd20"`` -> its attacks.
-
-    Raises:
-        ValueError: an unknown attack, none, or AutoAttack where it is not installed.
-    """
-    names = tuple(name.strip() for name in (text.split(",") if isinstance(text, str) else text) if name.strip())
-    unknown = [name for name in names if name not in ATTACKS]
-    if unknown or not names:
-        raise ValueError(f"attacks are a comma-separated choice of {', '.join(ATTACKS)}; got {text!r}")
-    if "aa" in names and importlib.util.find_spec("pyautoattack") is None:
-        raise ValueError("AutoAttack is an optional dependency; install it with: pip install 'dat-engine[autoattack]'")
-    return names
+STANDARD = ("natural", "fgsm", "pgd20", "pgd100", "cw")
+_ALONE = Processes()
 
 
 def evaluate(
     model: nn.Module,
-    data: ImageSource,
-    attacks: Sequence[str],
+    data: ImagesAndLabels,
+    attacks: str | Sequence[str] = STANDARD,
     *,
     epsilon: float,
     batch_size: int = 256,
     seed: int = 0,
+    processes: Processes = _ALONE,
     on_progress: Callable[[str, int], None] | None = None,
-) -> list[Accuracy]:
+) -> Evaluation:
     """Accuracy of `model` on all of `data` under each attack.
 
+    Before anything is counted, the attacks' view of the model is compared with the model, logits and image gradients, on the
+    first images; a model that cannot be attacked faithfully is refused.
+
     Args:
-        model: a classifier of [0, 1] images in float32 on its device; left as it was found.
-        attacks: names out of `ATTACKS`.
+        model: any classifier of [0, 1] images in float32 (or float64) on its device; left as it was found.
+        data: (images, labels) as tensors or arrays, images [N, C, H, W] in [0, 1]; a data set or DataLoader that gives them.
+        attacks: names out of `dat.evaluation.ATTACKS`.
         epsilon: L-infinity radius in image units; FGSM steps by 2 epsilon, the others by epsilon / 4.
         seed: of the uniform starts; each attack starts anew from it.
+        processes: of a run of many, which share the images out; every process gets the whole result.
         on_progress: called with the attack's name and the number of images done.
+
+    Raises:
+        ValueError: images, labels or a setting that do not fit, or a model for which no honest figure can be given: other
+            logits at every call, logits that depend on the rest of the batch, no gradient, a view that cannot be made right.
     """
     names = parse_attacks(attacks)
-    device = next(model.parameters()).device
-    with _evaluation_mode(model):
-        return [
-            _accuracy(model, name, data, epsilon, batch_size, torch.Generator(device).manual_seed(seed), on_progress)
-            for name in names
-        ]
-
-
-def evaluate_together(
-    processes: Processes,
-    model: nn.Module,
-    data: ImageSource,
-    attacks: Sequence[str],
-    *,
-    epsilon: float,
-    batch_size: int = 256,
-    seed: int = 0,
-    on_progress: Callable[[str, int], None] | None = None,
-) -> list[Accuracy]:
-    """`evaluate` with the images shared out over the run's processes; every process gets the whole result."""
-    share = torch.arange(processes.rank, len(data), processes.world_size)
-    own = (
-        evaluate(
-            model,
-            data if processes.world_size == 1 else data.select(share),
-            attacks,
-            epsilon=epsilon,
-            batch_size=batch_size,
-            seed=seed + processes.rank,
-            on_progress=on_progress,
+    if not 0 < epsilon <= 1:
+        raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
+    dtype, device = dtype_of(model), device_of(model)
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"{type(model).__name__} holds {str(dtype).removeprefix('torch.')} weights, and a robust accuracy is counted in "
+            "float32; give model.float()"
         )
-        if len(share)
-        else [Accuracy(attack=name, percent=0.0, images=0) for name in parse_attacks(attacks)]
-    )
-    together = []
-    for result in own:
-        counts = processes.total({"correct": result.percent / 100 * result.images, "images": result.images})
-        percent = 100 * round(counts["correct"]) / counts["images"]
-        together.append(Accuracy(attack=result.attack, percent=percent, images=int(counts["images"])))
-    return together
+    perturbs: dict[str, Perturb] = {}
+    found: list[Tensor] = []
+    with in_eval_mode(model), torch.no_grad():
+        for images, targets, positions in numbered_batches(data, batch_size, device, processes):
+            images = images.to(dtype)
+            if not perturbs:
+                victim = _victim(model, images, names, epsilon)
+                generators = {name: torch.Generator(device).manual_seed(seed + processes.rank) for name in names}
+                perturbs = {name: REGISTRY[name].create(victim, generators[name]) for name in names}
+            _check_labels(targets, victim.num_classes)
+            row = [positions, targets.cpu()]
+            for name, perturb in perturbs.items():
+                row.append(_predicted(model, perturb(images, targets), victim.layout).cpu())
+                if on_progress is not None:
+                    on_progress(name, sum(part.shape[1] for part in found) + len(images))
+            found.append(torch.stack(row))
+    return Evaluation(_together(found, names, processes), epsilon)
 
 
-@torch.no_grad()
-def _accuracy(
-    model: nn.Module,
-    name: str,
-    data: ImageSource,
-    epsilon: float,
-    batch_size: int,
-    generator: torch.Generator,
-    on_progress: Callable[[str, int], None] | None,
-) -> Accuracy:
-    device = next(model.parameters()).device
-    correct, done = torch.zeros((), dtype=torch.int64, device=device), 0
-    if name == "aa":
-        attack = _autoattack(model, epsilon, generator)
-    else:
-        attack = _gradient_attack(model, name, epsilon, data.num_classes, generator)
-    for images, targets in batches(data, batch_size, device):
-        adversarial = attack(images, targets)
-        correct += (model(adversarial).argmax(dim=1) == targets).sum()
-        done += len(targets)
-        if on_progress is not None:
-            on_progress(name, done)
-    return Accuracy(attack=name, percent=100.0 * int(correct) / done, images=done)
-
-
-Perturb = Callable[[Tensor, Tensor], Tensor]
-
-
-def _gradient_attack(
-    model: nn.Module, name: str, epsilon: float, num_classes: int, generator: torch.Generator
-) -> Perturb:
-    if name == "natural":
-        return lambda images, targets: images
-    attack = GRADIENT_ATTACKS[name]
-    attack_model = AttackModel(model)
-    settings = AttackSettings(epsilon=epsilon, step_size=attack.step_share * epsilon, steps=attack.steps)
-
-    def perturb(images: Tensor, targets: Tensor) -> Tensor:
-        start = draw_start(images, settings, generator)
-        return pgd_attack(attack_model, images, attack.objective(targets, num_classes), settings, start)
-
-    return perturb
-
-
-def _autoattack(model: nn.Module, epsilon: float, generator: torch.Generator) -> Perturb:
-    from pyautoattack import AutoAttack  # optional; `parse_attacks` has looked
-
-    device = next(model.parameters()).device
-    adversary = AutoAttack(
-        model, norm="Linf", eps=epsilon, version="standard", device=device, seed=generator.initial_seed()
-    )
-    adversary.verbose = False
-
-    def perturb(images: Tensor, targets: Tensor) -> Tensor:
-        with torch.enable_grad():
-            adversarial, _ = adversary.run_standard_evaluation(images, targets, batch_size=len(targets))
-        return adversarial
-
-    return perturb
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    model.eval()
+def _victim(model: nn.Module, images: Tensor, names: tuple[str, ...], epsilon: float) -> Victim:
+    """The model and its attack model, once both have been found to be what they must be on the first images."""
+    layout = (branch_names(model)[0],)
+    sample = images[:CHECKED_IMAGES]
     try:
-        yield
-    finally:
-        model.train(was_training)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        logits = logits_of(model, sample, layout)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot take images of shape {list(images.shape)} ({str(error).splitlines()[0]}); give "
+            "images of the shape that it was made for"
+        ) from error
+    attack_model = None
+    refusal = unsteadiness(model, sample, layout)
+    if refusal is None and any(REGISTRY[name].follows_gradient for name in names):
+        attack_model = AttackModel(model, (layout,), dtype=dtype_of(model))
+        refusal = attack_model.verify(sample)
+        if refusal is None:
+            difference = gradient_difference(model, partial(_along, attack_model, layout), sample, layout)
+            if not difference <= GRADIENT_TOLERANCE:
+                refusal = (
+                    f"the attack's image gradient differs from that of {type(model).__name__} itself by {difference:.0%} "
+                    f"(at most {GRADIENT_TOLERANCE:.0%} is rounding's), so its robustness would be reported too high"
+                )
+    if refusal is not None:
+        raise ValueError(f"no accuracy is reported: {refusal}")
+    return Victim(model=model, attack_model=attack_model, layout=layout, num_classes=logits.shape[1], epsilon=epsilon)
+
+
+def _along(attack_model: AttackModel, layout: tuple[str, ...], images: Tensor, direction: Tensor) -> Tensor:
+    return image_gradient(attack_model, images, lambda logits: direction, layout)
+
+
+def _predicted(model: nn.Module, images: Tensor, layout: tuple[str, ...]) -> Tensor:
+    logits = logits_of(model, images, layout)
+    return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), NOT_FINITE)
+
+
+def _check_labels(targets: Tensor, num_classes: int) -> None:
+    lowest, highest = (int(bound) for bound in torch.aminmax(targets))
+    if lowest < 0 or highest >= num_classes:
+        raise ValueError(
+            f"labels range from {lowest} to {highest}, but the model tells {num_classes} classes apart; "
+            f"labels must lie in 0..{num_classes - 1}"
+        )
+
+
+def _together(found: list[Tensor], names: tuple[str, ...], processes: Processes) -> Predictions:
+    """The rows (positions, targets, predictions under each attack) of all processes, in the order of the images."""
+    own = torch.cat([torch.empty(2 + len(names), 0, dtype=torch.int64), *found], dim=1)
+    rows = torch.cat([part["rows"] for part in processes.gather({"rows": own})], dim=1)
+    if not rows.shape[1]:
+        raise ValueError("the data hold no image; give at least one")
+    indices, targets, *predicted = rows[:, rows[0].argsort()]
+    return Predictions(indices=indices, targets=targets, predicted=dict(zip(names, predicted, strict=True)))

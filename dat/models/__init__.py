@@ -16,7 +16,7 @@ from dat.models.vision_transformer import vision_transformer
 from dat.models.wide_resnet import WideResNet
 from dat_engine.model.branches import convert_batchnorm, has_batchnorm
 
-__all__ = ["build", "check", "load_reference_state_dict", "names"]
+__all__ = ["build", "check", "convert_batchnorm", "load_reference_state_dict", "names"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

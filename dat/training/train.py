@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dat.evaluation.evaluate import TITLES, Accuracy, evaluate_together, parse_attacks
+from dat.evaluation import TITLES, evaluate, parse_attacks
 from dat.methods import METHODS
 from dat.recipes import Recipe, differences
 from dat.training.build import (
@@ -189,16 +189,15 @@ def _trainer(
 
     def validate(model: nn.Module) -> Mapping[str, float]:
         assert validation is not None
-        results = evaluate_together(
-            processes,
+        return evaluate(
             model,
             validation,
             ("natural", "pgd20"),
             epsilon=recipe.epsilon,
             batch_size=recipe.evaluation.batch_size,
             seed=recipe.seed,
+            processes=processes,
         )
-        return {result.attack: result.percent for result in results}
 
     plan = TrainingPlan(
         epochs=recipe.epochs,
@@ -235,14 +234,14 @@ def _evaluate_result(
     if best:
         model.load_state_dict(run.checkpoints.load_best()["training"]["model"])
     started = time.perf_counter()
-    results = evaluate_together(
-        processes,
+    result = evaluate(
         model,
         test,
         parse_attacks(recipe.evaluation.attacks),
         epsilon=recipe.epsilon,
         batch_size=recipe.evaluation.batch_size,
         seed=recipe.seed,
+        processes=processes,
         on_progress=lambda attack, done: progress.activity(f"evaluating {TITLES[attack]}: {done} images"),
     )
     if not processes.is_main:
@@ -256,20 +255,15 @@ def _evaluate_result(
             "ending": ending,
             "training_seconds": trainer.seconds,
             "evaluation_seconds": time.perf_counter() - started,
-            "test_images": results[0].images,
+            "test_images": result.images,
             "damaged_files": list(trainer.loader.damaged_files),
-            "accuracy": {result.attack: result.percent for result in results},
+            "accuracy": dict(result),
         }
     )
     progress.summary(
-        titled(results),
-        title=f"{recipe.method} on {results[0].images} test images, epsilon {recipe.epsilon:.4g}",
+        result.titled(),
+        title=f"{recipe.method} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
     )
-
-
-def titled(results: list[Accuracy]) -> dict[str, float]:
-    """Accuracies under the attacks' display names."""
-    return {TITLES[result.attack]: result.percent for result in results}
 
 
 def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:

@@ -2,25 +2,38 @@
 
 A attack model is traced once (torch.fx) and refreshed in place from the live model before every attack, so that what runs
 five or ten times per step holds neither BatchNorm nor anything that autograd would compute a weight gradient for.
+
+It is compared with the model on the first images that it meets, and again on the first ones after the weights have changed.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dat_engine.attack import folding
+from dat_engine.attack import folding, verification
 from dat_engine.attack.refreshing import Refresher
-from dat_engine.model.branches import branch_layout, has_batchnorm
+from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
+from dat_engine.model.branches import branch_layout, branch_names, has_batchnorm
 
 Branching = Literal["folded", "grouped"]
+
+_Versions = tuple[tuple[int, int], ...]
+
+CHECKS = 2
+"""How often a view compares itself with its model: as built, and after the first refresh that changed something."""
 
 
 class AttackModel:
     """Differentiable-in-the-image, constant-in-the-weights view of a model.
+
+    A view whose logits differ from the model's is replaced by a plain copy of the model, with one warning that names the
+    layer where they part. The comparison waits for the device, so it keeps out of captured and compiled regions.
 
     Args:
         model: a network whose ``forward(images)`` gives logits; branched or plain.
@@ -45,43 +58,79 @@ class AttackModel:
     ) -> None:
         if branching not in ("folded", "grouped"):
             raise ValueError(f"branching must be 'folded' or 'grouped'; got {branching!r}")
+        branched = has_batchnorm(model)
+        unknown = {branch for layout in layouts for branch in layout} - set(branch_names(model))
+        if branched and unknown:
+            raise ValueError(f"the model has the branches {', '.join(branch_names(model))}, not {', '.join(unknown)}")
         self.dtype = dtype
         self.memory_format = memory_format
+        self._model = model
+        self._compiled = compiled
         self._refresher = Refresher()
-        self._groups: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
         self._streams: list[torch.cuda.Stream] = []
-        if not has_batchnorm(model):  # nothing to fold, and nothing in which groups differ: one batch in any layout
-            shared: Callable[[Tensor], Tensor] = folding.frozen_copy(model, self._refresher, dtype, memory_format)
-            shared = torch.compile(shared, dynamic=False) if compiled else shared
-            self._groups = dict.fromkeys(layouts, shared)
-            self.refresh()
-            return
-        graph = folding.trace(model)
-        one_by_one = graph is None or branching == "folded"
-        units = [(branch,) for layout in layouts for branch in layout] if one_by_one else list(layouts)
-        forward: Callable[[Tensor], Tensor]
-        for unit in dict.fromkeys(units):
-            if graph is None:
-                forward = self._unfolded(model, unit[0])
-            elif len(unit) == 1:
-                forward = folding.folded(model, graph, unit[0], self._refresher, dtype, memory_format)
-            else:
-                forward = folding.grouped(model, graph, unit, self._refresher, dtype, memory_format)
-            self._groups[unit] = torch.compile(forward, dynamic=False) if compiled else forward
-        device = next(model.parameters()).device
+        self._modules = self._rewritten_modules(layouts, branching) if branched else self._one_copy(layouts)
+        self._groups = self._callables()
+        device = device_of(model)
         if device.type == "cuda" and branching == "folded":
             self._streams = [torch.cuda.Stream(device) for _ in range(max(map(len, layouts)) - 1)]
+        self._device = device
+        self._checks_left = CHECKS
+        self._check_is_due = False
+        self._checked_at: _Versions = ()
+        self._refreshed_at: _Versions = ()
         self.refresh()
 
     def refresh(self) -> None:
         """Copy the live model's present weights and running statistics into the view, in place."""
         self._refresher()
+        if self._checks_left and not _recording(self._device):
+            self._refreshed_at = self._weights_now()
+            self._check_is_due = self._refreshed_at != self._checked_at
+
+    def verify(self, images: Tensor) -> str | None:
+        """Compare the view, refreshed, with the model in eval mode on the first of `images` [B, C, H, W], on every branch.
+
+        The model is left as it was found. A rewritten view that differs is replaced by a plain copy of the model.
+
+        Returns:
+            None where view and model agree (the plain copy, where the rewritten one had to go), else why not, in a sentence.
+
+        Raises:
+            ValueError: the model gives something else than logits [B, K].
+        """
+        self.refresh()
+        return self._verify(images)
+
+    def _verify(self, images: Tensor) -> str | None:
+        self._check_is_due = False
+        self._checked_at = self._refreshed_at
+        self._checks_left = max(0, self._checks_left - 1)
+        sample = images.detach()[: verification.CHECKED_IMAGES]
+        with in_eval_mode(self._model):  # a random layer in the view draws from the global state too
+            return self._settle(sample)
+
+    def _settle(self, sample: Tensor) -> str | None:
+        found = self._disagreement(sample)
+        if found is not None and self._rewritten:
+            warnings.warn(
+                f"the folded view of {type(self._model).__name__} is not used: {found}; the attack runs on an unfolded copy "
+                "of the model, which is slower",
+                stacklevel=5,
+            )
+            self._serve_plain_copies()
+            found = self._disagreement(sample)
+        return None if found is None else f"{type(self._model).__name__} cannot be copied for the attack: {found}"
 
     def logits(self, images: Tensor, layout: tuple[str, ...] = ("base",)) -> Tensor:
         """[B, C, H, W] in [0, 1], group i of `len(layout)` equal ones on branch layout[i] -> [B, K] in float32.
 
         float64 for a float64 view. Any float dtype and memory format is taken.
         """
+        # a stale view is its owner's wish and cannot be compared; the next refresh makes the check due again
+        if self._check_is_due and not _recording(self._device) and self._weights_now() == self._refreshed_at:
+            problem = self._verify(images)
+            if problem is not None:
+                warnings.warn(f"{problem}; its examples are those of another network", stacklevel=2)
         inputs = images.to(dtype=self.dtype, memory_format=self.memory_format)
         if layout in self._groups:
             logits = self._groups[layout](inputs)
@@ -109,11 +158,116 @@ class AttackModel:
             results.append(result)
         return torch.cat(results)
 
-    def _unfolded(self, model: nn.Module, branch: str) -> Callable[[Tensor], Tensor]:
-        copy = folding.frozen_copy(model, self._refresher, self.dtype, self.memory_format)
+    def _rewritten_modules(
+        self, layouts: Sequence[tuple[str, ...]], branching: Branching
+    ) -> dict[tuple[str, ...], nn.Module]:
+        """Folded or grouped modules by the layout that they serve; plain copies where the model cannot be traced."""
+        graph = folding.trace(self._model)
+        self._rewritten = graph is not None
+        one_by_one = graph is None or branching == "folded"
+        units = [(branch,) for layout in layouts for branch in layout] if one_by_one else list(layouts)
+        settings = self._refresher, self.dtype, self.memory_format
+        modules: dict[tuple[str, ...], nn.Module] = {}
+        for unit in dict.fromkeys(units):
+            if graph is None:
+                modules[unit] = self._plain_copy(unit, self._refresher, self.dtype)
+            elif len(unit) == 1:
+                modules[unit] = folding.folded(self._model, graph, unit[0], *settings)
+            else:
+                modules[unit] = folding.grouped(self._model, graph, unit, *settings)
+        return modules
 
-        def forward(images: Tensor) -> Tensor:
-            with branch_layout(copy, (branch,)):
-                return copy(images)
+    def _one_copy(self, layouts: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], nn.Module]:
+        """Of a model without BatchNorm: nothing to fold, and nothing in which groups differ, so one batch in any layout."""
+        self._rewritten = False
+        return dict.fromkeys(layouts, self._plain_copy(layouts[0], self._refresher, self.dtype))
 
-        return forward
+    def _callables(self) -> dict[tuple[str, ...], Callable[[Tensor], Tensor]]:
+        if not self._compiled:
+            return dict(self._modules)
+        distinct = {id(module): torch.compile(module, dynamic=False) for module in self._modules.values()}
+        return {unit: distinct[id(module)] for unit, module in self._modules.items()}
+
+    def _plain_copy(self, unit: tuple[str, ...], refresher: Refresher, dtype: torch.dtype) -> nn.Module:
+        return _PlainCopy(folding.frozen_copy(self._model, refresher, dtype, self.memory_format), unit)
+
+    def _serve_plain_copies(self) -> None:
+        self._refresher = Refresher()
+        self._modules = {unit: self._plain_copy(unit, self._refresher, self.dtype) for unit in self._modules}
+        self._groups = self._callables()
+        self._rewritten = False
+        self._refresher()
+
+    def _weights_now(self) -> _Versions:
+        """Changes when a weight or statistic is written to; known to the host, so that nothing waits for the device."""
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        return tuple((id(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+    @torch.no_grad()
+    def _disagreement(self, sample: Tensor) -> str | None:
+        """How and where the view differs from the model on some unit of branches; None where it does not."""
+        for unit, module in self._modules.items():
+            images = torch.cat([sample] * len(unit))
+            own = verification.own_logits(self._model, images, unit)
+            difference = self._difference(module, images, own)
+            if not difference.tolerable and difference.share > self._share_of_rounding(unit, images, own):
+                place = verification.parting_layer(self._model, module, images, unit, self.dtype)
+                return (
+                    f"its logits differ from those of the model in eval mode by {difference.share:.1%} of their spread "
+                    f"({difference.tolerance:.1%} is what {_name(self.dtype)} may lose) on branch {', '.join(unit)}, "
+                    f"first in {place}"
+                )
+        return None
+
+    def _difference(self, module: nn.Module, images: Tensor, own: Tensor) -> verification.Difference:
+        inputs = images.to(next(module.parameters(), images).dtype, memory_format=self.memory_format)
+        return verification.compare(module(inputs), own, self.dtype)
+
+    def _share_of_rounding(self, unit: tuple[str, ...], images: Tensor, own: Tensor) -> float:
+        """How much rounding alone may cost on this model: four times what it costs without a rewritten layer.
+
+        Where the view is a plain copy itself, any cost is rounding's as long as a copy in the model's precision agrees.
+        """
+        own_dtype = dtype_of(self._model)
+        at_own_precision = torch.finfo(self.dtype).eps <= torch.finfo(own_dtype).eps
+        if at_own_precision:
+            if not self._rewritten or own_dtype == torch.float64:
+                return 0.0
+            dtype = torch.float64  # the model's own rounding, which a chaotic network amplifies as much as the view's
+        else:
+            dtype = self.dtype if self._rewritten else own_dtype
+        refresher = Refresher()
+        copy = self._plain_copy(unit, refresher, dtype)
+        refresher()
+        try:
+            given = copy(images.to(dtype, memory_format=self.memory_format))
+        except RuntimeError:  # a model that insists on its dtype
+            return 0.0
+        cost = verification.compare(given, own, self.dtype if at_own_precision else dtype)
+        if not self._rewritten:
+            return math.inf if cost.tolerable else 0.0
+        return 4 * cost.share if math.isfinite(cost.share) else 0.0
+
+
+class _PlainCopy(nn.Module):
+    """A frozen copy of a model, on the branches of `layout`."""
+
+    def __init__(self, copy: nn.Module, layout: tuple[str, ...]) -> None:
+        super().__init__()
+        self.copy = copy
+        self.layout = layout
+
+    def forward(self, images: Tensor) -> Tensor:
+        with branch_layout(self.copy, self.layout):
+            return self.copy(images)
+
+
+def _recording(device: torch.device) -> bool:
+    """Whether operations are being captured in a graph or traced by the compiler, where the host may not wait."""
+    if torch.compiler.is_compiling():
+        return True
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -83,7 +83,7 @@ def pgd_attack(
         for index in range(settings.steps):
             pgd_step(
                 adversarial,
-                _image_gradient(attack_model, adversarial, logit_gradient, layout),
+                image_gradient(attack_model, adversarial, logit_gradient, layout),
                 images,
                 step_size=settings.step_size,
                 epsilon=settings.epsilon,
@@ -102,9 +102,10 @@ def along_projection(images: Tensor, adversarial: Tensor, active: Tensor) -> Ten
     return _Projection.apply(images, adversarial, active)
 
 
-def _image_gradient(
+def image_gradient(
     attack_model: AttackModel, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
 ) -> Tensor:
+    """dL/dimages [B, C, H, W] in the view's dtype, for the loss whose dL/dlogits `logit_gradient` gives; see `pgd_attack`."""
     inputs = images.to(dtype=attack_model.dtype, memory_format=attack_model.memory_format, copy=True).requires_grad_()
     with torch.enable_grad():
         logits = attack_model.logits(inputs, layout)

@@ -73,7 +73,7 @@ class Refresher:
         variances = [_given(norm.running_var) for norm in self._norms]
         scales = torch._foreach_add(variances, [norm.eps for norm in self._norms])
         torch._foreach_rsqrt_(scales)
-        affine = [index for index, norm in enumerate(self._norms) if norm.affine]
+        affine = [index for index, norm in enumerate(self._norms) if norm.weight is not None]
         if affine:
             torch._foreach_mul_([scales[i] for i in affine], [self._norms[i].weight for i in affine])
         shifts = torch._foreach_mul([_given(norm.running_mean) for norm in self._norms], scales)

@@ -6,7 +6,7 @@ from dat_engine.data.augmentation import Augmentation, draw_augmentation
 from dat_engine.data.batch import Batch, Loader
 from dat_engine.data.datasets.registry import SOURCES, describe, load
 from dat_engine.data.errors import DataError
-from dat_engine.data.evaluation import batches
+from dat_engine.data.evaluation import batches, indexed_batches
 from dat_engine.data.files.files import FileSettings, ImageFiles, ImageSource
 from dat_engine.data.loaders.build import LoaderKind, free_bytes, open_loader, resident_bytes
 from dat_engine.data.loaders.dali import DaliLoader
@@ -39,6 +39,7 @@ __all__ = [
     "draw_augmentation",
     "free_bytes",
     "hold_out",
+    "indexed_batches",
     "load",
     "mean_amplitude",
     "open_loader",

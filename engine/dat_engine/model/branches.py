@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, cat, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from dat_engine.model.copying import independent_copy
 
 
 class BranchSelection:
@@ -18,8 +21,8 @@ class BranchSelection:
 
     __slots__ = ("layout",)
 
-    def __init__(self, default: str) -> None:
-        self.layout: tuple[str, ...] = (default,)
+    def __init__(self, *layout: str) -> None:
+        self.layout = layout
 
 
 class BranchedBatchNorm(nn.ModuleDict):
@@ -49,9 +52,10 @@ class BranchedBatchNorm(nn.ModuleDict):
 def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix")) -> nn.Module:
     """Give every BatchNorm of `model` one set of parameters and statistics per branch, in place; returns the model.
 
-    Works on any model whose normalisation layers are ``torch.nn.BatchNorm1d/2d/3d`` (torchvision, timm, your own). Each
-    branch starts as a copy of the layer it replaces; the first branch is what ``model(images)`` uses by default. A model
-    without BatchNorm has nothing to convert and is refused here; `TrainingStep` takes it as it is.
+    Works on any model whose normalisation layers are ``torch.nn.BatchNorm1d/2d/3d`` or subclasses of them (torchvision,
+    timm, your own). Each branch starts as a copy of the layer it replaces, with everything that the layer does besides
+    normalising; no logit changes. The first branch is what ``model(images)`` uses by default. A model without BatchNorm
+    has nothing to convert and is refused here; `TrainingStep` takes it as it is.
 
     Raises:
         ValueError: no branch, a repeated branch, a model that has no BatchNorm or is branched already.
@@ -64,27 +68,27 @@ def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix"
     if not layers:
         raise ValueError(f"{type(model).__name__} has no BatchNorm layer to give branches to")
     selection = BranchSelection(branches[0])
+    memos: dict[str, dict[int, Any]] = {branch: {} for branch in branches}  # tied weights stay tied within a branch
+    replacements: dict[nn.Module, BranchedBatchNorm] = {}  # a layer that serves in two places goes on doing so
     for parent, name, layer in layers:
-        branched = BranchedBatchNorm({branch: _copy_of(layer) for branch in branches}, selection)
-        setattr(parent, name, branched.train(layer.training))
+        if layer not in replacements:
+            copies: dict[str, nn.Module] = {branch: independent_copy(layer, memos[branch]) for branch in branches}
+            branched = BranchedBatchNorm(copies, selection)
+            branched.training = layer.training
+            replacements[layer] = branched
+        setattr(parent, name, replacements[layer])
     return model
 
 
 def batchnorm_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, _BatchNorm]]:
-    """Every BatchNorm below `model` as (parent, attribute name, layer), in registration order."""
+    """Every BatchNorm below `model` as (parent, attribute name, layer), in registration order.
+
+    A layer that is registered in several places is met in each of them.
+    """
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):
             if isinstance(child, _BatchNorm):
                 yield parent, name, child
-
-
-def _copy_of(layer: _BatchNorm) -> _BatchNorm:
-    reference = layer.weight if layer.affine else layer.running_mean
-    twin = type(layer)(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-    if reference is not None:
-        twin.to(device=reference.device, dtype=reference.dtype)
-    twin.load_state_dict(layer.state_dict())
-    return twin.train(layer.training)
 
 
 def has_batchnorm(model: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dat_engine.model.branches import batchnorm_layers
+from dat_engine.model.copying import acts_as_its_type
 
 
 class SynchronisedBatchNorm(_BatchNorm):
@@ -29,13 +30,19 @@ class SynchronisedBatchNorm(_BatchNorm):
         shape = (1, -1) + (1,) * (input.ndim - 2)
         centred = values - mean.view(shape)
         variance = all_reduce(centred.square().sum(dims)) / count
-        if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
+        if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                unbiased = variance * (count / (count - 1))
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked.add_(1)
+                share: float | Tensor
+                if self.momentum is not None:
+                    share = self.momentum
+                else:  # the plain mean over all batches
+                    assert self.num_batches_tracked is not None
+                    share = self.num_batches_tracked.to(self.running_mean.dtype).reciprocal()
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+                unbiased = variance * (count / (count - 1))
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
         normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
@@ -43,11 +50,30 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def synchronise_batchnorm(module: nn.Module) -> None:
-    """Replace every BatchNorm below `module`, branched or not, by a synchronised one with the same tensors, in place."""
-    for parent, name, layer in batchnorm_layers(module):
-        synchronised = SynchronisedBatchNorm(
-            layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
-        )
-        for tensor_name in (*layer._parameters, *layer._buffers):
-            setattr(synchronised, tensor_name, getattr(layer, tensor_name))
-        setattr(parent, name, synchronised.train(layer.training))
+    """Replace every BatchNorm below `module`, branched or not, by a synchronised one with the same tensors, in place.
+
+    Raises:
+        ValueError: a BatchNorm that does more than normalise, which a synchronised one would not do; nothing is replaced.
+    """
+    layers = list(batchnorm_layers(module))
+    for _, name, layer in layers:
+        if type(layer) not in REPLACEABLE or not acts_as_its_type(layer):
+            what = "hooks or parametrisations" if type(layer) in REPLACEABLE else "a behaviour of its own"
+            raise ValueError(
+                f"BatchNorm cannot be synchronised over processes: layer {name} is a {type(layer).__name__} with {what}; "
+                "train without synchronised BatchNorm, or with plain torch.nn.BatchNorm layers"
+            )
+    replacements: dict[nn.Module, SynchronisedBatchNorm] = {}
+    for parent, name, layer in layers:
+        if layer not in replacements:
+            synchronised = SynchronisedBatchNorm(
+                layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
+            )
+            for tensor_name in (*layer._parameters, *layer._buffers):
+                setattr(synchronised, tensor_name, getattr(layer, tensor_name))
+            replacements[layer] = synchronised.train(layer.training)
+        setattr(parent, name, replacements[layer])
+
+
+REPLACEABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SynchronisedBatchNorm)
+"""Exactly these types are BatchNorm and nothing else; a subclass may do more."""

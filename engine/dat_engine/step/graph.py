@@ -80,9 +80,11 @@ class GraphedStep:
         if self._step.why_not_captured is not None:
             _warn(self._step.why_not_captured)
             return
-        given: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        inputs = Batch(**{name: None if tensor is None else tensor.clone() for name, tensor in given.items()})
-        self._inputs = inputs
+        copies: dict[str, Any] = {}
+        for field in fields(batch):
+            tensor = getattr(batch, field.name)
+            copies[field.name] = None if tensor is None else tensor.clone()
+        self._inputs = inputs = Batch(**copies)
         before = self._step.snapshot()
         try:
             self._replay = self._capture(lambda: self._step(inputs), self._step)
