@@ -1,9 +1,10 @@
-"""Training methods on one protocol (`dat_engine.step.method.Method`): one file and one line here for each."""
+"""Training methods on one protocol (`dat_engine.step.method.Method`): a file, its settings, and one line here for each."""
 
 from __future__ import annotations
 
-from dat.methods import dat, pgd_at, plain, trades
 from dat.methods.base import MethodEntry, Task
+from dat.methods.settings import dat, pgd_at, plain, trades
+from dat_engine.errors import unknown_name
 
 __all__ = ["METHODS", "MethodEntry", "Task", "method_entry"]
 
@@ -22,5 +23,5 @@ def method_entry(name: str) -> MethodEntry:
         ValueError: there is none of that name.
     """
     if name not in METHODS:
-        raise ValueError(f"no method is called {name!r}; choose one of {', '.join(METHODS)}")
+        raise unknown_name("method", name, METHODS)
     return METHODS[name]

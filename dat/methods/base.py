@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +26,8 @@ class Task:
 class MethodEntry:
     """A method as recipes see it."""
 
-    create: type[Any]
-    """Class of the method; called with its settings and the task, and implements `dat_engine.step.method.Method`."""
+    implementation: str
+    """Class of the method as ``"module:Class"``, imported when it is first asked for."""
     settings: Any
     """Default settings: a frozen dataclass; each of its fields becomes a flag of ``dat train``."""
     epochs: int
@@ -36,6 +38,13 @@ class MethodEntry:
     """Validation accuracy that the best checkpoint maximises; PGD-20's would pick noise where nothing is robust."""
     needs_pairs: bool = False
     """Whether a batch of one image cannot be trained on (a generator with BatchNorm)."""
+
+    @property
+    def create(self) -> type[Any]:
+        """Class of the method; called with its settings and the task, and implements `dat_engine.step.method.Method`."""
+        module, _, name = self.implementation.partition(":")
+        created: type[Any] = getattr(importlib.import_module(module), name)
+        return created
 
     @property
     def layout(self) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from torch import nn
 from dat.models.reference_checkpoint import load_reference_state_dict
 from dat.models.resnet import ResNet
 from dat.models.wide_resnet import WideResNet
+from dat_engine.errors import UserError, unknown_name
 from dat_engine.model.branches import convert_batchnorm
 
-__all__ = ["build", "load_reference_state_dict", "names"]
+__all__ = ["build", "check_name", "load_reference_state_dict", "names"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ _ARCHITECTURES = {
 def _torchvision_resnet50(num_classes: int, width: int, channels: int) -> nn.Module:
     """torchvision's ResNet-50 (7x7 stem, pooling: for images of 224 pixels), its bottlenecks `width / 64` times as wide."""
     if channels != 3:
-        raise ValueError(f"resnet50 takes images of 3 channels; got {channels}")
+        raise UserError(f"resnet50 takes images of 3 channels; got {channels}")
     return torchvision.models.ResNet(
         torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], num_classes=num_classes, width_per_group=width
     )
@@ -62,6 +63,12 @@ def _torchvision_resnet50(num_classes: int, width: int, channels: int) -> nn.Mod
 def names() -> tuple[str, ...]:
     """The architectures that `build` knows."""
     return tuple(_ARCHITECTURES)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError, with the nearest known name, where `build` knows no such architecture."""
+    if name not in _ARCHITECTURES:
+        raise unknown_name("model", name, _ARCHITECTURES)
 
 
 def build(
@@ -86,12 +93,11 @@ def build(
     Raises:
         ValueError: unknown name, or a number out of range.
     """
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"no model is called {name!r}; choose one of {', '.join(_ARCHITECTURES)}")
+    check_name(name)
     if num_classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes; got num_classes={num_classes}")
+        raise UserError(f"a classifier needs at least 2 classes; got num_classes={num_classes}")
     if width is not None and width < 1:
-        raise ValueError(f"model width must be at least 1 channel; got {width}")
+        raise UserError(f"model width must be at least 1 channel; got {width}")
     architecture = _ARCHITECTURES[name]
     model = architecture.create(num_classes, width or architecture.width, in_channels)
     for module in model.modules():

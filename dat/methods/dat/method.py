@@ -6,61 +6,21 @@ and generator play a min-max game over one loss.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dat.losses import dat_attack_targets, dat_loss_terms, soft_target_ascent
-from dat.methods.base import MethodEntry, Task
+from dat.methods.base import Task
 from dat.methods.dat.generator import AmplitudeGenerator
+from dat.methods.settings.dat import DATSettings
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
 from dat_engine.data import Augmentation, Batch, draw_augmentation
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.method import Noise
-from dat_engine.step.training_step import UpdateMode
 from dat_kernels import amplitude_mix
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DATSettings:
-    """Settings of Dual Adversarial Training."""
-
-    beta: float = 15.0
-    """Weight of the KL divergence, in the attack and in the loss."""
-    omega: float = 2.0
-    """Weight of the JS divergence between the predictions on x and on its mixed twin."""
-    label_smoothing: float = 0.5
-    """In the attack and in training; 0.5 is what the authors' code runs, the paper names none."""
-    steps: int = 5
-    step_size: float | None = None
-    """None: a quarter of epsilon."""
-    start_scale: float = 0.001
-    """Standard deviation of the gaussian start."""
-    mix_source: Literal["original", "augmented"] = "original"
-    """Image that is mixed: the un-augmented one, augmented afterwards (authors' code), or x itself (the paper's text)."""
-    mix_padding: int = 3
-    """Padding of the mixed image's own random crop."""
-    mix_flip: bool = True
-    """Whether the mixed image is flipped at random."""
-    amplitude_scale: Literal["unit", "dataset"] = "unit"
-    """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
-    coarse_amplitude: int | None = None
-    """None: the generator predicts every frequency (published); S: an S x S amplitude, interpolated (large images)."""
-    attack_path_gradient: bool = True
-    """Whether the generator also sees the gradient through the attacked mixed image."""
-    generator_update: UpdateMode = "joint"
-    """One backward for both players, or the authors' second forward at the new weights ("alternating")."""
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.beta < math.inf and 0 <= self.omega < math.inf):
-            raise ValueError(f"beta and omega must be finite and not negative; got {self.beta:g} and {self.omega:g}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
 
 
 class DAT:
@@ -156,13 +116,3 @@ class DAT:
             omega=self.settings.omega,
             label_smoothing=self.settings.label_smoothing,
         )
-
-
-ENTRY = MethodEntry(
-    create=DAT,
-    settings=DATSettings(),
-    epochs=150,
-    milestones=(100, 110),
-    needs_pairs=True,
-    summary="Dual Adversarial Training: amplitude-mixed twin images, generator against classifier",
-)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from dat_engine.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
@@ -21,9 +23,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not 0 < self.decay <= 1:
-            raise ValueError(f"schedule decay must lie in (0, 1]; got {self.decay:g}")
+            raise UserError(f"schedule decay must lie in (0, 1]; got {self.decay:g}")
         if any(milestone < 0 for milestone in self.milestones):
-            raise ValueError(f"schedule milestones are epochs, counted from 0; got {self.milestones}")
+            raise UserError(f"schedule milestones are epochs, counted from 0; got {self.milestones}")
 
     def factor(self, progress: float, epochs: int) -> float:
         """Factor after `progress` epochs (fractional) of `epochs`."""

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dat_engine.step import apex_sgd
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SGDSettings:
-    """SGD with momentum; weight decay applies to every parameter, BatchNorm's included, as in the published code."""
-
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = False
-    implementation: Literal["torch", "apex"] = "torch"
-    """torch's fused kernels, or NVIDIA apex's where that is installed (GPU and float32 weights only; never captured in a
-    CUDA graph)."""
-
-    def __post_init__(self) -> None:
-        if self.implementation not in ("torch", "apex"):
-            raise ValueError(f"implementation must be torch or apex; got {self.implementation!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate:g}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1); got {self.momentum:g}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be finite and not negative; got {self.weight_decay:g}")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs momentum; set one above 0, or leave nesterov off")
+from dat_engine.step.optimizer_settings import SGDSettings
 
 
 def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: bool = False) -> torch.optim.Optimizer:
