@@ -118,7 +118,7 @@ def _settings(kind: Any, values: Any, base: Any, prefix: str, whole: Mapping[str
 
 def field_names(method: object) -> list[str]:
     """Dotted names of all fields of a recipe, those of the method's settings included where `method` names one."""
-    names = _names_below(Recipe, "")
+    names = [name for name in _names_below(Recipe, "") if name != "settings"]
     if isinstance(method, str):
         names += _names_below(type(method_entry(method).settings), "settings.")
     return names
