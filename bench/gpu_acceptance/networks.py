@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from bench.gpu_acceptance.inputs import make_images
 from bench.gpu_acceptance.setting import Setting
 from dat import models
-from dat.methods import METHODS, Task
+from dat.methods import METHODS
+from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.step.optimizers import SGDSettings, set_learning_rate

@@ -25,7 +25,8 @@ from bench.gpu_acceptance.networks import (
 )
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from dat.methods.dat import DAT, DATSettings
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
 from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.step.optimizers import SGDSettings
@@ -77,7 +78,7 @@ def against_oracle(update: Any, branching: Any, setting: Setting) -> str:
         generator_update=update,
         learning_rate=ORACLE_RATE,
     )
-    method = DAT(DATSettings(generator_update=update), oracle_setting.TASK)
+    method = DATMethod(DAT(generator_update=update), oracle_setting.TASK)
     method.generator.double().load_state_dict(oracle_setting.generator_of(values).state_dict())
     method.generator.to(setting.device)
     step = TrainingStep(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bench.gpu_acceptance.setting import Setting
 from dat import models
-from dat.methods import METHODS, Task
+from dat.methods import METHODS
+from dat.methods.task import Task
 from dat.profiling.baselines.eager_dat import EagerDAT
 from dat.profiling.baselines.eager_pgd_at import EagerPGDAT
 from dat_engine.data import Augmentation, Batch, ImageArrays, Loader, ResidentLoader

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import torch
+from rich.console import Console
+from rich.markup import escape
 
 from dat_engine.step.apex_sgd import why_unusable
 from dat_kernels import available_backends
@@ -26,6 +28,17 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at versions, devices, kernel backends and optional packages; imports nothing heavy."""
     return [_torch(), _torchvision(), _device(), _native_kernels(), _triton(), *_optional_packages(), _apex()]
+
+
+def print_report() -> int:
+    """Print what `examine` finds; returns the exit code, 1 where something required is missing."""
+    findings = examine()
+    console = Console()
+    for finding in findings:
+        mark = "[green]ok[/green]  " if finding.good else "[yellow]note[/yellow]"
+        text = f"{mark}  [bold]{finding.subject:14}[/bold] {escape(finding.text)}"
+        console.print(text, highlight=False, soft_wrap=True)
+    return 0 if all(finding.good or not finding.required for finding in findings) else 1
 
 
 def _version(package: str) -> str | None:

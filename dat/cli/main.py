@@ -1,206 +1,156 @@
-"""The ``dat`` command. Wrong input gives one sentence on standard error and exit code 2."""
+"""The ``dat`` command. Wrong input gives one sentence on standard error and exit code 2.
+
+Commands import what they need when they are called: torch takes seconds, and a list of recipes or a misspelt flag needs none.
+"""
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+from dat.cli.spoken_warnings import spoken_as
+from dat_engine.errors import RunFailedError, UserError, did_you_mean
 
-from dat.cli.doctor import examine
-from dat.cli.flags import parse_flags
-from dat.cli.profile_flags import USAGE as PROFILE_USAGE
-from dat.cli.profile_flags import parse_profile_flags
-from dat.cli.train_flags import USAGE, parse_train_flags
-from dat.evaluation import TITLES, check_writable, evaluate, parse_attacks
-from dat.methods import METHODS
-from dat.profiling.profile import profile
-from dat.recipes import RECIPES, recipe
-from dat.training.build import choose_device, load_test_data
-from dat.training.train import RunFailedError, train
-from dat.training.trained import load_trained
-from dat_engine.distributed import ProcessesError, leave
-from dat_engine.run.display import open_progress
-from dat_engine.step.guard import NonFiniteError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateFlags:
-    """Accuracy of a trained classifier on its test split."""
-
-    source: Annotated[Path, tyro.conf.Positional]
-    """Run directory, or one of its checkpoint files."""
-    attacks: str = "natural,fgsm,pgd20,pgd100,cw"
-    """Comma-separated, out of natural, fgsm, pgd20, pgd100, cw, aa (AutoAttack standard)."""
-    epsilon: float | None = None
-    """L-infinity radius; None: the recipe's."""
-    limit: int | None = None
-    """Number of test images, classes balanced; None: all."""
-    batch_size: int = 256
-    seed: int = 0
-    data_root: Path = Path("data")
-    """Folder that holds the data set."""
-    device: str | None = None
-    """cpu, cuda or cuda:N; None: the GPU where there is one."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON instead of a table."""
-    save_predictions: Path | None = None
-    """CSV file for the class predicted for every image: index, target, then NAME and NAME_correct (0 or 1) per attack."""
+REPORT = (
+    "this is a defect of dat-engine and not of your input: please report the lines above in the issue tracker of the place "
+    "you have dat-engine from, with what `dat doctor` prints"
+)
 
 
 def _train(arguments: Sequence[str]) -> int:
-    return train(*parse_train_flags(arguments))
+    from dat.cli.train_flags import parse_train_flags
+
+    recipe, options = parse_train_flags(arguments)
+    from dat.training.train import train
+
+    return train(recipe, options)
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    if not arguments:
-        raise ValueError("name what to evaluate: dat evaluate RUN_OR_CHECKPOINT [flags]")
-    flags = parse_flags(EvaluateFlags, arguments, command="dat evaluate")
-    attacks = parse_attacks(flags.attacks)
-    for name, value in (("limit", flags.limit), ("batch_size", flags.batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
-    if not 0 <= flags.seed < 2**63:
-        raise ValueError(f"seed must be a non-negative 63-bit number; got {flags.seed}")
-    if flags.save_predictions is not None:
-        check_writable(flags.save_predictions)
-    device = choose_device(flags.device)
-    trained = load_trained(flags.source, device)
-    epsilon = trained.recipe.epsilon if flags.epsilon is None else flags.epsilon
-    if not 0 < epsilon <= 1:
-        raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
-    data = load_test_data(trained.recipe, flags.data_root, flags.limit)
-    if data.class_names != trained.class_names:
-        raise ValueError(
-            f"{trained.path} was trained on other classes ({len(trained.class_names)}) than {flags.data_root} holds "
-            f"({data.num_classes}) of {trained.recipe.data.name}"
-        )
-    with open_progress("silent" if flags.json else "auto") as progress:
-        result = evaluate(
-            trained.model,
-            data,
-            attacks,
-            epsilon=epsilon,
-            batch_size=flags.batch_size,
-            seed=flags.seed,
-            on_progress=lambda attack, done: progress.activity(
-                f"evaluating {TITLES[attack]}: {done} of {len(data)} images"
-            ),
-        )
-        title = f"{trained.recipe.name} {trained.recipe.method}, {result.images} test images, epsilon {epsilon:.4g}"
-        progress.summary(result.titled(), title=title)
-    if flags.save_predictions is not None:
-        result.predictions.save(flags.save_predictions)
-    if flags.json:
-        accuracy = {
-            name: {"percent": percent, "standard_error": result.standard_error(name)}
-            for name, percent in result.items()
-        }
-        print(
-            json.dumps(
-                {
-                    "checkpoint": str(trained.path),
-                    "recipe": trained.recipe.name,
-                    "method": trained.recipe.method,
-                    "epsilon": epsilon,
-                    "images": result.images,
-                    "accuracy": accuracy,
-                }
-            )
-        )
-    return 0
+    from dat.cli.evaluate_flags import parse_evaluate_flags
+
+    flags = parse_evaluate_flags(arguments)
+    from dat.cli.evaluate import evaluate_trained
+
+    return evaluate_trained(flags)
 
 
 def _profile(arguments: Sequence[str]) -> int:
-    return profile(*parse_profile_flags(arguments))
+    from dat.cli.profile_flags import parse_profile_flags
+
+    recipes, options = parse_profile_flags(arguments)
+    from dat.profiling.profile import profile
+
+    return profile(recipes, options)
 
 
 def _recipes(arguments: Sequence[str]) -> int:
     _no_arguments("recipes", arguments)
-    names = [Column(title, no_wrap=True) for title in ("recipe", "data", "model")]  # they are typed as they stand
-    table = Table(*names, "batch", "epochs (dat)", "epsilon", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for name in RECIPES:
-        values = recipe(name)
-        table.add_row(
-            name,
-            values.data.name,
-            values.model.name,
-            str(values.batch_size),
-            str(values.epochs),
-            f"{values.epsilon:.3g}",
-        )
-    console = Console()
-    console.print(table)
-    console.print("Methods, each for every recipe (--method):")
-    for name, entry in METHODS.items():
-        console.print(f"  [bold]{name:8}[/bold] {entry.summary}", highlight=False, soft_wrap=True)
+    from dat.cli.recipe_table import print_recipes
+
+    print_recipes()
     return 0
 
 
 def _doctor(arguments: Sequence[str]) -> int:
     _no_arguments("doctor", arguments)
-    findings = examine()
-    console = Console()
-    for finding in findings:
-        mark = "[green]ok[/green]  " if finding.good else "[yellow]note[/yellow]"
-        text = f"{mark}  [bold]{finding.subject:14}[/bold] {escape(finding.text)}"
-        console.print(text, highlight=False, soft_wrap=True)
-    return 0 if all(finding.good or not finding.required for finding in findings) else 1
+    from dat.cli.doctor import print_report
+
+    return print_report()
 
 
 def _no_arguments(command: str, arguments: Sequence[str]) -> None:
-    if arguments and arguments[0] not in ("-h", "--help"):
-        raise ValueError(f"dat {command} takes no arguments; got {' '.join(arguments)}")
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: dat {command}\n\n{COMMANDS[command][1]}")
+        raise SystemExit(0)
+    if arguments:
+        raise UserError(f"dat {command} takes no arguments; got {' '.join(arguments)}")
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "train": (_train, f"train and evaluate a recipe: {USAGE}"),
+    "train": (_train, "train and evaluate a recipe: dat train RECIPE [--method METHOD] [flags]"),
     "evaluate": (_evaluate, "accuracy of a run or checkpoint: dat evaluate RUN_OR_CHECKPOINT [--attacks …] [--json]"),
-    "profile": (_profile, f"cost of an epoch and of its phases, method by method: {PROFILE_USAGE}"),
+    "profile": (
+        _profile,
+        "cost of an epoch and of its phases, method by method: dat profile RECIPE [--methods …] [flags]",
+    ),
     "recipes": (_recipes, "list recipes and methods"),
     "doctor": (_doctor, "what this machine offers: versions, devices, kernels, optional packages"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 1 training failed, 2 wrong input, 143 stopped by a signal."""
+    """Run one command; returns its exit code.
+
+    0 done, 1 the run failed or this project has a defect (with its traceback), 2 wrong input, 130 interrupted by Ctrl+C,
+    143 stopped by a signal.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         _print_overview()
         return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"dat-engine {_version()}")
+        return 0
     command, *rest = words
     if command not in COMMANDS:
-        print(f"dat: no command is called {command!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        near = did_you_mean(command, COMMANDS) or f"; choose one of {', '.join(COMMANDS)}"
+        print(f"dat: no command is called {command!r}{near}", file=sys.stderr)
         return 2
+    with spoken_as(f"dat {command}"):
+        return _run(command, rest)
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        return COMMANDS[command][0](rest)
-    except ValueError as error:
+        return COMMANDS[command][0](arguments)
+    except SystemExit as exit_:  # after a --help
+        return exit_.code if isinstance(exit_.code, int) else 0
+    except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # under torchrun all processes fail alike; one says so
             print(f"dat {command}: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteError, ProcessesError, RunFailedError) as error:
-        print(f"dat {command}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has left (`| head`); Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        if _ends_a_run(error):
+            print(f"dat {command}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            print(f"dat {command}: {REPORT}", file=sys.stderr)
+        return 1
     finally:
-        leave()
+        if "torch" in sys.modules:
+            from dat_engine.distributed import leave
+
+            leave()
+
+
+def _ends_a_run(error: Exception) -> bool:
+    """Whether an error is no defect but the end of a run that began well: diverged, a lost process, a full disk."""
+    if isinstance(error, RunFailedError) or "torch" not in sys.modules:
+        return isinstance(error, RunFailedError)
+    from dat_engine.distributed import ProcessesError
+    from dat_engine.step.guard import NonFiniteError
+
+    return isinstance(error, NonFiniteError | ProcessesError)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("dat-engine")
+    except importlib.metadata.PackageNotFoundError:  # run out of a source tree
+        return "(not installed)"
 
 
 def _print_overview() -> None:
     print("dat: adversarial training in the frequency domain\n")
     for name, (_, text) in COMMANDS.items():
         print(f"  dat {name:9} {text}")
-    print("\nFlags of a command: dat COMMAND --help; of a recipe: dat train RECIPE --help")
+    print("\nFlags of a command: dat COMMAND --help; of a recipe: dat train RECIPE --help; version: dat --version")

@@ -8,13 +8,32 @@ from typing import Annotated, Any
 
 import tyro
 
-from dat.cli.flags import parse_flags, take_flag
+from dat.cli.flags import HELP, parse_flags, take_flag
 from dat.cli.train_flags import optimizer_kinds, take_recipe
 from dat.methods import METHODS, method_entry
-from dat.profiling.profile import ProfileOptions
-from dat.recipes import Recipe, recipe, with_optimizer_kinds
+from dat.profiling.options import ProfileOptions
+from dat.recipes import RECIPES, Recipe, recipe, with_optimizer_kinds
+from dat_engine.errors import UserError, unknown_name
 
 USAGE = "dat profile RECIPE [--methods dat,pgd-at,trades] [--baseline eager] [flags]"
+HELP_TEXT = f"""usage: {USAGE}
+
+What an epoch of a recipe costs, and of what phases, method by method.
+
+recipes (dat recipes says more): {{recipes}}
+methods: {{methods}}
+
+common flags:
+  --methods a,b          methods to compare (default: dat,pgd-at,trades)
+  --baseline eager       also time DAT and PGD-AT-10 as published code runs them
+  --json FILE            everything measured
+  --picture FILE         stacked bars, .svg or .png
+  --trace FILE           Chrome trace, for ui.perfetto.dev
+  --batch-size N         images per step
+  --data-root DIR        folder that holds the data set, or will after a download (default: data)
+  --device cpu|cuda:N    default: the GPU where there is one
+
+Every field of a recipe is a flag: dat profile RECIPE --help lists them all."""
 
 
 def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], ProfileOptions]:
@@ -24,7 +43,12 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
         ValueError: no recipe, an unknown one, an unknown method or one named twice, an unknown flag, a value out of range.
         SystemExit: after ``--help``.
     """
+    if arguments and arguments[0] in HELP:
+        print(HELP_TEXT.format(recipes=", ".join(RECIPES), methods=", ".join(METHODS)))
+        raise SystemExit(0)
     name, rest = take_recipe(arguments, USAGE)
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
     # which methods are named decides which further flags there are
     named, _ = take_flag(rest, "--methods")
     methods = parse_methods(ProfileOptions().methods if named is None else named)
@@ -71,7 +95,7 @@ def parse_methods(text: str) -> list[str]:
     for name in names:
         method_entry(name)
         if names.count(name) > 1:
-            raise ValueError(f"--methods names {name} twice; name every method once")
+            raise UserError(f"--methods names {name} twice; name every method once")
     return names
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from dat.losses import smoothed_targets, soft_target_ascent
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, LogitGradient, draw_start, pgd_attack
+from dat_engine.errors import UserError, unknown_name
 from dat_engine.model.as_found import device_of
 
 MARGIN = 10.0  # confidence of the C&W loss in the published protocol
@@ -121,12 +122,14 @@ def parse_attacks(text: str | Sequence[str]) -> tuple[str, ...]:
     """``"natural,pgd20"`` -> its attacks, each once.
 
     Raises:
-        ValueError: an unknown attack, none, or AutoAttack where it is not installed.
+        UserError: an unknown attack, none, or AutoAttack where it is not installed.
     """
     names = tuple(name.strip() for name in (text.split(",") if isinstance(text, str) else text) if name.strip())
-    unknown = [name for name in names if name not in ATTACKS]
-    if unknown or not names:
-        raise ValueError(f"attacks are a comma-separated choice of {', '.join(ATTACKS)}; got {text!r}")
+    for name in names:
+        if name not in ATTACKS:
+            raise unknown_name("attack", name, ATTACKS)
+    if not names:
+        raise UserError(f"attacks are a comma-separated choice of {', '.join(ATTACKS)}; got {text!r}")
     if "aa" in names and importlib.util.find_spec("pyautoattack") is None:
-        raise ValueError("AutoAttack is an optional dependency; install it with: pip install 'dat-engine[autoattack]'")
+        raise UserError("AutoAttack is an optional dependency; install it with: pip install 'dat-engine[autoattack]'")
     return tuple(dict.fromkeys(names))

@@ -25,6 +25,7 @@ from dat_engine.attack.verification import (
     unsteadiness,
 )
 from dat_engine.distributed import Processes
+from dat_engine.errors import UserError
 from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_names
 
@@ -58,15 +59,15 @@ def evaluate(
         on_progress: called with the attack's name and the number of images done.
 
     Raises:
-        ValueError: images, labels or a setting that do not fit, or a model for which no honest figure can be given: other
+        UserError: images, labels or a setting that do not fit, or a model for which no honest figure can be given: other
             logits at every call, logits that depend on the rest of the batch, no gradient, a view that cannot be made right.
     """
     names = parse_attacks(attacks)
     if not 0 < epsilon <= 1:
-        raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
+        raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
     dtype, device = dtype_of(model), device_of(model)
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} holds {str(dtype).removeprefix('torch.')} weights, and a robust accuracy is counted in "
             "float32; give model.float()"
         )
@@ -96,7 +97,7 @@ def _victim(model: nn.Module, images: Tensor, names: tuple[str, ...], epsilon: f
     try:
         logits = logits_of(model, sample, layout)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} cannot take images of shape {list(images.shape)} ({str(error).splitlines()[0]}); give "
             "images of the shape that it was made for"
         ) from error
@@ -113,7 +114,7 @@ def _victim(model: nn.Module, images: Tensor, names: tuple[str, ...], epsilon: f
                     f"(at most {GRADIENT_TOLERANCE:.0%} is rounding's), so its robustness would be reported too high"
                 )
     if refusal is not None:
-        raise ValueError(f"no accuracy is reported: {refusal}")
+        raise UserError(f"no accuracy is reported: {refusal}")
     return Victim(model=model, attack_model=attack_model, layout=layout, num_classes=logits.shape[1], epsilon=epsilon)
 
 
@@ -129,7 +130,7 @@ def _predicted(model: nn.Module, images: Tensor, layout: tuple[str, ...]) -> Ten
 def _check_labels(targets: Tensor, num_classes: int) -> None:
     lowest, highest = (int(bound) for bound in torch.aminmax(targets))
     if lowest < 0 or highest >= num_classes:
-        raise ValueError(
+        raise UserError(
             f"labels range from {lowest} to {highest}, but the model tells {num_classes} classes apart; "
             f"labels must lie in 0..{num_classes - 1}"
         )
@@ -140,6 +141,6 @@ def _together(found: list[Tensor], names: tuple[str, ...], processes: Processes)
     own = torch.cat([torch.empty(2 + len(names), 0, dtype=torch.int64), *found], dim=1)
     rows = torch.cat([part["rows"] for part in processes.gather({"rows": own})], dim=1)
     if not rows.shape[1]:
-        raise ValueError("the data hold no image; give at least one")
+        raise UserError("the data hold no image; give at least one")
     indices, targets, *predicted = rows[:, rows[0].argsort()]
     return Predictions(indices=indices, targets=targets, predicted=dict(zip(names, predicted, strict=True)))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dat.evaluation.attacks import TITLES
+from dat_engine.errors import UserError
 from dat_engine.run.durable_file import replacing
 
 NOT_FINITE = -1
@@ -56,7 +57,7 @@ class Predictions:
         """Write a CSV file, whole or not at all: ``index, target``, then ``NAME`` and ``NAME_correct`` (0 or 1) per attack.
 
         Raises:
-            ValueError: a path that cannot be written; see `check_writable`.
+            UserError: a path that cannot be written; see `check_writable`.
         """
         path = Path(path)
         check_writable(path)
@@ -74,17 +75,17 @@ class Predictions:
 def check_writable(path: Path) -> None:
     """Raise ValueError unless a CSV file of predictions can be written at `path`; leaves no trace."""
     if path.suffix != ".csv":
-        raise ValueError(f"predictions are saved as CSV; give a file name that ends in .csv, not {path}")
+        raise UserError(f"predictions are saved as CSV; give a file name that ends in .csv, not {path}")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file for the predictions")
+        raise UserError(f"{path} is a folder; name a file for the predictions")
     if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} of {path.name} does not exist; make it, or name another file")
+        raise UserError(f"the folder {path.parent} of {path.name} does not exist; make it, or name another file")
     trial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.trial")
     try:
         os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         trial.unlink()
     except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); name a file in a folder that can") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}); name a file in a folder that can") from error
 
 
 class Evaluation(Mapping[str, float]):

@@ -1,35 +1,18 @@
-"""What every method is built from, and how one is registered."""
+"""How a method is registered: what recipes and the command line know of it before torch is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import importlib
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from torch import Tensor
-
-from dat_engine.data import Augmentation, RandomResizedCrop
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """The problem that a method is set: its threat model and the shapes it works on."""
-
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    epsilon: float
-    mean_amplitude: Callable[[], Tensor]
-    """Computes the training set's mean Fourier amplitude, float32 [C, H, W] in FFT order, when a method asks for it."""
-    augmentation: Augmentation | RandomResizedCrop = field(default_factory=lambda: Augmentation(padding=0, flip=False))
-    """What the data set does to its own training images; none where nobody says, so that no method mirrors a letter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodEntry:
     """A method as recipes see it."""
 
-    create: type[Any]
-    """Class of the method; called with its settings and the task, and implements `dat_engine.step.method.Method`."""
+    implementation: str
+    """Class of the method as ``"module:Class"``, imported when it is first asked for."""
     settings: Any
     """Default settings: a frozen dataclass; each of its fields becomes a flag of ``dat train``."""
     epochs: int
@@ -42,6 +25,13 @@ class MethodEntry:
     """What is lost, with its source, where the classifier has no BatchNorm to give branches to; said once per run."""
     needs_pairs: bool = False
     """Whether a batch of one image cannot be trained on (a generator with BatchNorm)."""
+
+    @property
+    def create(self) -> type[Any]:
+        """Class of the method; called with its settings and the task, and implements `dat_engine.step.method.Method`."""
+        module, _, name = self.implementation.partition(":")
+        created: type[Any] = getattr(importlib.import_module(module), name)
+        return created
 
     @property
     def layout(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from dat.models.reference_checkpoint import load_reference_state_dict
 from dat.models.resnet import ResNet
 from dat.models.vision_transformer import vision_transformer
 from dat.models.wide_resnet import WideResNet
+from dat_engine.errors import UserError, unknown_name
 from dat_engine.model.branches import convert_batchnorm, has_batchnorm
 
 __all__ = ["build", "check", "convert_batchnorm", "load_reference_state_dict", "names"]
@@ -72,7 +73,7 @@ def _convnext(blocks: tuple[int, int, int, int], *, patch_size: int, width: int,
 def _torchvision_resnet50(size: _Size) -> nn.Module:
     """torchvision's ResNet-50 (7x7 stem, pooling: for images of 224 pixels), its bottlenecks `width / 64` times as wide."""
     if size.in_channels != 3:
-        raise ValueError(f"resnet50 takes images of 3 channels; got {size.in_channels}")
+        raise UserError(f"resnet50 takes images of 3 channels; got {size.in_channels}")
     return torchvision.models.ResNet(
         torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], num_classes=size.num_classes, width_per_group=size.width
     )
@@ -98,6 +99,12 @@ _ARCHITECTURES = {
 def names() -> tuple[str, ...]:
     """The architectures that `build` knows."""
     return tuple(_ARCHITECTURES)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError, with the nearest known name, where `build` knows no such architecture."""
+    if name not in _ARCHITECTURES:
+        raise unknown_name("model", name, _ARCHITECTURES)
 
 
 def build(
@@ -126,7 +133,7 @@ def build(
         branches: BatchNorm branches, default first.
 
     Raises:
-        ValueError: unknown name, a number out of range, an image size or a width that the architecture cannot have.
+        UserError: unknown name, a number out of range, an image size or a width that the architecture cannot have.
     """
     architecture, size = _checked(name, num_classes, width, in_channels, image_size)
     model = architecture.create(size)
@@ -147,12 +154,11 @@ def check(name: str, *, width: int | None, in_channels: int, image_size: tuple[i
 def _checked(
     name: str, num_classes: int, width: int | None, in_channels: int, image_size: tuple[int, int] | None
 ) -> tuple[_Architecture, _Size]:
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"no model is called {name!r}; choose one of {', '.join(_ARCHITECTURES)}")
+    check_name(name)
     if num_classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes; got num_classes={num_classes}")
+        raise UserError(f"a classifier needs at least 2 classes; got num_classes={num_classes}")
     if width is not None and width < 1:
-        raise ValueError(f"model width must be at least 1 channel; got {width}")
+        raise UserError(f"model width must be at least 1 channel; got {width}")
     architecture = _ARCHITECTURES[name]
     size = _Size(
         num_classes=num_classes,

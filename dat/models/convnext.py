@@ -6,6 +6,8 @@ import torchvision
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 
+from dat_engine.errors import UserError
+
 
 def convnext(
     blocks: tuple[int, int, int, int],
@@ -27,11 +29,11 @@ def convnext(
         image_size: (H, W) of the images, each at least 8 patches.
 
     Raises:
-        ValueError: an image too small for four stages.
+        UserError: an image too small for four stages.
     """
     smallest = 8 * patch_size
     if min(image_size) < smallest:
-        raise ValueError(
+        raise UserError(
             f"a ConvNeXt with a stem of {patch_size} pixels needs images of at least {smallest} pixels; "
             f"got {image_size[0]}x{image_size[1]}"
         )

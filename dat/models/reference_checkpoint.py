@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from dat_engine.errors import UserError
 from dat_engine.model.branches import branch_names
 
 
@@ -18,7 +19,7 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
     ``module.`` prefix of DataParallel is dropped.
 
     Raises:
-        ValueError: names or shapes that do not fit the model, listing the first of them; the model is left as it was.
+        UserError: names or shapes that do not fit the model, listing the first of them; the model is left as it was.
     """
     own = model.state_dict()
     renamed = {_own_name(name): tensor for name, tensor in state_dict.items()}
@@ -31,7 +32,7 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
     for problem, names in (("lacks", missing), ("has the unknown", extra), ("has another shape of", wrong)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(
+            raise UserError(
                 f"this checkpoint does not fit {type(model).__name__}: it {problem} {', '.join(names[:3])}{more}"
             )
     model.load_state_dict(renamed, strict=False)

@@ -7,6 +7,8 @@ import math
 import torchvision
 from torch import nn
 
+from dat_engine.errors import UserError
+
 _HEAD_CHANNELS = 64
 
 
@@ -30,16 +32,16 @@ def vision_transformer(
         image_size: (H, W) of the images, equal and a multiple of `patch_size`.
 
     Raises:
-        ValueError: a width that does not divide into heads, an image that does not divide into patches.
+        UserError: a width that does not divide into heads, an image that does not divide into patches.
     """
     if width > _HEAD_CHANNELS and width % _HEAD_CHANNELS:
-        raise ValueError(
+        raise UserError(
             f"a vision transformer has attention heads of {_HEAD_CHANNELS} channels, into which a width of {width} does "
             f"not divide; use a multiple of {_HEAD_CHANNELS}, or less than {_HEAD_CHANNELS} for a single head"
         )
     height, breadth = image_size
     if height != breadth or height % patch_size:
-        raise ValueError(
+        raise UserError(
             f"a vision transformer with patches of {patch_size} pixels needs square images whose edge is a multiple of "
             f"{patch_size}; got {height}x{breadth}"
         )

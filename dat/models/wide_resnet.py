@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dat_engine.errors import UserError
+
 
 class PreActivationBlock(nn.Module):
     """BN - ReLU - conv3x3 - BN - ReLU - conv3x3, plus the shortcut; a shortcut convolution starts after the first ReLU."""
@@ -31,7 +33,7 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int, *, num_classes: int, width: int, in_channels: int = 3) -> None:
         super().__init__()
         if (depth - 4) % 6:
-            raise ValueError(f"a wide residual network has depth 6 n + 4; got {depth}")
+            raise UserError(f"a wide residual network has depth 6 n + 4; got {depth}")
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = 16

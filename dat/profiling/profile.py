@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
 
+from dat.profiling.options import ProfileOptions
 from dat.profiling.picture import PICTURE_TYPES, render
-from dat.profiling.step_profile import ROUNDS, measure
+from dat.profiling.step_profile import measure
 from dat.profiling.subjects import check_eager_baselines, eager_subjects, engine_subject
 from dat.profiling.table import table
 from dat.recipes import Recipe
-from dat.training.build import choose_device, load_training_data
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProfileOptions:
-    """What is measured and where it is written; not part of the experiment."""
-
-    methods: str = "dat,pgd-at,trades"
-    """Comma-separated; `dat recipes` lists them. pgd-at is what the others are compared with."""
-    baseline: Literal["eager"] | None = None
-    """eager: also time DAT and PGD-AT-10 as published code runs them, in float32, on the same data."""
-    steps: int | None = None
-    """Steps of each method per round; None: as many as take about a second."""
-    rounds: int = ROUNDS
-    """Every method has one turn per round; figures are medians over the rounds."""
-    json: Path | None = None
-    """File for everything measured, with the recipe, versions and hardware."""
-    picture: Path | None = None
-    """File for stacked bars of the phases: .svg or .png; needs matplotlib."""
-    trace: Path | None = None
-    """File for the profiled steps as a Chrome trace, for ui.perfetto.dev."""
-    data_root: Path = Path("data")
-    """Folder that holds (or will hold, after a download) the data set."""
-    device: str | None = None
-    """cpu, cuda or cuda:N; None: the GPU where there is one."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+from dat.training.build import check_without_data, choose_device, load_training_data
+from dat_engine.errors import UserError
 
 
 def profile(recipes: Sequence[Recipe], options: ProfileOptions) -> int:
@@ -61,6 +31,8 @@ def profile(recipes: Sequence[Recipe], options: ProfileOptions) -> int:
     """
     _check_files(options)
     device = choose_device(options.device)
+    for recipe in recipes:
+        check_without_data(recipe, options.data_root, device)
     if options.baseline:
         check_eager_baselines(recipes[0])
     with Console(stderr=True).status("") as status, tempfile.TemporaryDirectory() as folder:
@@ -82,7 +54,7 @@ def profile(recipes: Sequence[Recipe], options: ProfileOptions) -> int:
                 report=status.update,
             )
         except torch.OutOfMemoryError:
-            raise ValueError(
+            raise UserError(
                 f"the methods do not fit into the memory of {device} together; profile fewer at a time with --methods, "
                 "or a smaller --batch-size"
             ) from None
@@ -109,25 +81,36 @@ def _check_files(options: ProfileOptions) -> None:
     named = {name: path for name, path in files.items() if path is not None}
     for name, path in named.items():
         if path.is_dir():
-            raise ValueError(f"--{name} {path} is a directory; name a file")
+            raise UserError(f"--{name} {path} is a directory; name a file")
         if not path.parent.is_dir():
-            raise ValueError(f"--{name} {path} lies in a directory that does not exist; create {path.parent} first")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ValueError(f"--{name} {path} cannot be written: permission denied")
+            raise UserError(f"--{name} {path} lies in a directory that does not exist; create {path.parent} first")
+        _try_to_write(path, name)
     if len({path.resolve() for path in named.values()}) < len(named):
-        raise ValueError("--json, --picture and --trace must name different files")
+        raise UserError("--json, --picture and --trace must name different files")
     if options.picture is not None:
         if options.picture.suffix not in PICTURE_TYPES:
-            raise ValueError(f"--picture must end in {' or '.join(PICTURE_TYPES)}; got {options.picture}")
+            raise UserError(f"--picture must end in {' or '.join(PICTURE_TYPES)}; got {options.picture}")
         if importlib.util.find_spec("matplotlib") is None:
-            raise ValueError("--picture needs matplotlib, which is not installed: pip install 'dat-engine[dev]'")
+            raise UserError("--picture needs matplotlib, which is not installed: pip install 'dat-engine[dev]'")
+
+
+def _try_to_write(path: Path, name: str) -> None:
+    """Open the file as it will be opened in the end, which alone tells of every reason why it cannot be written."""
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"--{name} {path} cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
 def _write(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _title(recipe: Recipe, device: torch.device) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dat.profiling.options import ROUNDS
 from dat.profiling.subjects import REFERENCE, WarmSubject
 from dat_engine.profile.flops import count_flops, matrix_product_rate
 from dat_engine.profile.ranges import RANGES
@@ -25,7 +26,6 @@ from dat_engine.profile.timing import (
 from dat_engine.profile.trace import OTHER, WindowReading, read_windows, recording, window
 from dat_engine.run.environment import describe_environment
 
-ROUNDS = 5
 TURN_SECONDS = 1.0
 """How long a subject's turn lasts where the number of steps is not given."""
 PROFILED_STEPS = 3

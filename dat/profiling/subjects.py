@@ -12,6 +12,7 @@ from dat.profiling.baselines.eager_pgd_at import EagerPGDAT
 from dat.recipes import Recipe
 from dat.training.build import TrainingData, build_method, build_model, build_step, execution, executor
 from dat_engine.data import Batch
+from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
 from dat_engine.profile.timing import Subject, endless, warm_up, with_peak_memory
 
@@ -54,7 +55,7 @@ def engine_subject(recipe: Recipe, load: LoadData, device: torch.device) -> Warm
 def check_eager_baselines(recipe: Recipe) -> None:
     """Raises ValueError where the recipe's model has no eager baseline."""
     if recipe.model.name not in EAGER_MODELS:
-        raise ValueError(
+        raise UserError(
             f"the eager baselines exist for {' and '.join(EAGER_MODELS)}, not for {recipe.model.name}; leave --baseline "
             "out, or choose one of these with --model.name"
         )

@@ -9,12 +9,11 @@ from typing import Any, Literal
 import tyro
 
 from dat.methods import METHODS, method_entry
-from dat_engine.data import LoaderKind
-from dat_engine.data.files.files import OnDamaged
+from dat_engine.data_kinds import LoaderKind, OnDamaged
+from dat_engine.errors import UserError, unknown_name
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
-from dat_engine.step.adamw import AdamWSettings
-from dat_engine.step.optimizers import OptimizerSettings, SGDSettings, optimizer_settings
+from dat_engine.step.optimizer_settings import AdamWSettings, OptimizerSettings, SGDSettings, optimizer_settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,33 +106,33 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= 1:
-            raise ValueError(
+            raise UserError(
                 f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}"
                 + (f" (did you mean {self.epsilon:g}/255 = {self.epsilon / 255:.4f}?)" if self.epsilon > 1 else "")
             )
         for name in ("epochs", "batch_size", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("evaluation.batch_size", "evaluation.limit", "model.width", "data.image_size"):
             group, field_name = name.split(".")
             value = getattr(getattr(self, group), field_name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+                raise UserError(f"{name} must be at least 1; got {value}")
         if not 0 <= self.seed < 2**63 - 2**32:
-            raise ValueError(f"seed must be a non-negative 63-bit number; got {self.seed}")
+            raise UserError(f"seed must be a non-negative 63-bit number; got {self.seed}")
         if self.batch_size == 1 and METHODS[self.method].needs_pairs:
-            raise ValueError(f"{self.method} normalises its generator over the batch; use a batch_size of at least 2")
+            raise UserError(f"{self.method} normalises its generator over the batch; use a batch_size of at least 2")
         if self.precision.name == "fp64":
-            raise ValueError("fp64 is for checks of the step, not for training; use auto, fp32, bf16 or fp16")
+            raise UserError("fp64 is for checks of the step, not for training; use auto, fp32, bf16 or fp16")
         if self.limit_train is not None and self.limit_train < 1:
-            raise ValueError(f"limit_train must be at least 1; got {self.limit_train}")
+            raise UserError(f"limit_train must be at least 1; got {self.limit_train}")
         if self.data.validation < 0:
-            raise ValueError(f"data.validation must not be negative; got {self.data.validation}")
+            raise UserError(f"data.validation must not be negative; got {self.data.validation}")
         if self.data.workers is not None and self.data.workers < 0:
-            raise ValueError(f"data.workers must not be negative; got {self.data.workers}")
+            raise UserError(f"data.workers must not be negative; got {self.data.workers}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only; `recipe_from_dict` reads it back."""
+        """JSON types only; `dat.recipes.reading.recipe_from_dict` reads it back."""
         return _plain(asdict(self))
 
 
@@ -144,35 +143,9 @@ def recipe(name: str, method: str = "dat") -> Recipe:
         ValueError: no recipe or no method of that name.
     """
     if name not in RECIPES:
-        raise ValueError(f"no recipe is called {name!r}; choose one of {', '.join(RECIPES)}")
+        raise unknown_name("recipe", name, RECIPES)
     method_entry(method)
     return RECIPES[name](name, method)
-
-
-def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
-    """Read back what `Recipe.to_dict` wrote (a run's config.json, a checkpoint).
-
-    Raises:
-        ValueError: fields that this version does not know, or lacks.
-    """
-    nested: dict[str, Callable[..., Any]] = {
-        "settings": type(method_entry(values.get("method", "?")).settings),
-        "data": DataSettings,
-        "model": ModelSettings,
-        "optimizer": _optimizer_from_dict,
-        "generator_optimizer": _optimizer_from_dict,
-        "schedule": Schedule,
-        "precision": Precision,
-        "engine": EngineSettings,
-        "evaluation": EvaluationSettings,
-    }
-    try:
-        arguments = {
-            name: nested[name](**_tuples(value)) if name in nested else value for name, value in values.items()
-        }
-        return Recipe(**arguments)
-    except TypeError as error:
-        raise ValueError(f"this recipe was written by another version of dat-engine: {error}") from None
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -337,12 +310,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
-
-
-def _optimizer_from_dict(**values: Any) -> OptimizerSettings:
-    """Settings of the kind that they name; those of a time that knew only SGD name none."""
-    return optimizer_settings(values.get("kind", "sgd"))(**values)
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

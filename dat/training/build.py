@@ -13,24 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from dat import models
-from dat.methods import METHODS, Task
+from dat.methods import METHODS
+from dat.methods.task import Task
 from dat.recipes import Recipe
+from dat.training.options import DEFAULT_DATA_ROOT
 from dat_engine.data import (
     Augmentation,
     Batch,
-    DataError,
     FileSettings,
     ImageSource,
     Loader,
     RandomResizedCrop,
+    dali_installed,
     describe,
     hold_out,
     load,
     mean_amplitude,
+    needs_files,
     open_loader,
     take,
 )
 from dat_engine.distributed import Processes
+from dat_engine.errors import UserError
 from dat_engine.model.branches import has_batchnorm
 from dat_engine.model.synchronised import synchronise_batchnorm
 from dat_engine.step.graph import GraphedStep
@@ -60,19 +64,66 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"no device is called {name!r}; use cpu, cuda or cuda:N") from None
+        raise UserError(f"no device is called {name!r}; use cpu, cuda or cuda:N") from None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if device.index >= found:
-            raise ValueError(
-                f"device {name} is not there: torch {torch.__version__} sees {found} CUDA devices; use cpu"
-            )
+            raise UserError(f"device {name} is not there: torch {torch.__version__} sees {found} CUDA devices; use cpu")
         torch.cuda.set_device(device)
     elif device.type != "cpu":
-        raise ValueError(f"device {name} is not supported; use cpu or cuda")
+        raise UserError(f"device {name} is not supported; use cpu or cuda")
     return device
+
+
+def check_without_data(recipe: Recipe, data_root: Path, device: torch.device) -> None:
+    """Refuse what can be seen to be wrong before an image is read or downloaded; creates nothing.
+
+    Classifier and method are built once without memory for their weights (device meta), so that whatever they refuse for
+    these settings and this size of image is refused now.
+
+    Raises:
+        UserError: an unknown model or data set, a loader that is not installed, settings that do not fit, a data root that
+            does not exist, an execution that the device has not.
+    """
+    models.check_name(recipe.model.name)
+    if recipe.schedule.warmup_epochs >= recipe.epochs:
+        raise UserError(
+            f"schedule.warmup_epochs is {recipe.schedule.warmup_epochs:g} and the run has {recipe.epochs} epochs, so the "
+            "learning rate would never be reached; make the warm-up shorter than the run"
+        )
+    if recipe.data.loader == "dali" and not dali_installed():
+        raise UserError(
+            "--data.loader dali needs NVIDIA DALI; install it with: pip install 'dat-engine[dali]' (Linux), or choose "
+            "auto, resident or torchvision"
+        )
+    if recipe.engine.execution == "graphed" and device.type != "cuda":
+        raise UserError(
+            f"--engine.execution graphed is one CUDA graph per step, and {device} has none; use auto, eager or compiled"
+        )
+    if needs_files(recipe.data.name):
+        check_data_root(data_root)
+    description = describe(recipe.data.name, data_root, files=_file_settings(recipe))
+    task = Task(
+        num_classes=description.num_classes,
+        image_shape=description.image_shape,
+        epsilon=recipe.epsilon,
+        mean_amplitude=lambda: torch.ones(description.image_shape),
+        augmentation=augmentation(recipe),
+    )
+    with torch.device("meta"):
+        build_model(recipe, task.num_classes, task.image_shape)
+        METHODS[recipe.method].create(recipe.settings, task)
+
+
+def check_data_root(data_root: Path) -> None:
+    """Refuse a folder that does not exist: a download into a misspelt one would be lost. The default may be made."""
+    if data_root != DEFAULT_DATA_ROOT and not data_root.expanduser().exists():
+        raise UserError(
+            f"the data root {data_root} does not exist; give the folder that holds the data by --data-root, or, to download "
+            f"into it, create it first: mkdir -p {data_root}"
+        )
 
 
 def load_training_data(
@@ -122,36 +173,20 @@ def load_test_data(
     return source if limit is None else take(source, limit, seed=0)
 
 
+def _file_settings(recipe: Recipe) -> FileSettings:
+    data = recipe.data
+    return FileSettings(image_size=data.image_size, resize=data.resize, on_damaged=data.on_damaged)
+
+
 def _read(recipe: Recipe, data_root: Path, split: Literal["train", "test"], processes: Processes) -> ImageSource:
     """One split; with many processes the first one reads, and downloads what is missing, before the others look."""
-    data = recipe.data
-    files = FileSettings(image_size=data.image_size, resize=data.resize, on_damaged=data.on_damaged)
+    data, files = recipe.data, _file_settings(recipe)
     if not processes.is_main:
         processes.barrier()
     source = load(data.name, root=data_root, split=split, download=processes.is_main, files=files)
     if processes.is_main:
         processes.barrier()
     return source
-
-
-def check_recipe(recipe: Recipe, data_root: Path) -> None:
-    """Say what cannot be trained before data are read: a model that the images do not fit, a warm-up without an end.
-
-    Raises:
-        ValueError: one of these.
-    """
-    if recipe.schedule.warmup_epochs >= recipe.epochs:
-        raise ValueError(
-            f"schedule.warmup_epochs is {recipe.schedule.warmup_epochs:g} and the run has {recipe.epochs} epochs, so the "
-            "learning rate would never be reached; make the warm-up shorter than the run"
-        )
-    data = recipe.data
-    try:
-        found = describe(data.name, data_root, files=FileSettings(image_size=data.image_size, resize=data.resize))
-    except DataError:  # classes are folders that are not there: reading says so
-        return
-    channels, *edges = found.image_shape
-    models.check(recipe.model.name, width=recipe.model.width, in_channels=channels, image_size=(edges[0], edges[1]))
 
 
 def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -4,100 +4,81 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
 
+from dat.cli.spoken_warnings import spoken_by
 from dat.evaluation import TITLES, evaluate, parse_attacks
 from dat.methods import METHODS
-from dat.recipes import Recipe, differences
+from dat.recipes import Recipe
+from dat.recipes.reading import recipe_from_dict
 from dat.training.build import (
     TrainingData,
     build_method,
     build_model,
     build_step,
-    check_recipe,
+    check_without_data,
     choose_device,
     execution,
     executor,
     load_test_data,
     load_training_data,
 )
+from dat.training.options import RunOptions
 from dat.training.rate_drops import say_when_rate_drops
+from dat.training.resumption import refuse_other_numbers, same_experiment
 from dat.training.trained import checkpoint_identity
 from dat_engine.data import DataError, ImageSource
 from dat_engine.distributed import Processes, ProcessesError, join
+from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.display import Progress, open_progress
-from dat_engine.run.run_directory import RunDirectory
+from dat_engine.run.run_directory import RunDirectory, refuse_taken
 from dat_engine.run.stop import Stop, parse_duration, process_start
 from dat_engine.run.trainer import Ending, Trainer, TrainingPlan
-from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.training_step import TrainingStep
 
 LAUNCH_FILE = ".launch"
 
 
-class RunFailedError(RuntimeError):
-    """A run that began well and cannot go on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunOptions:
-    """Where and how long a recipe runs; not part of the experiment."""
-
-    data_root: Path = Path("data")
-    """Folder that holds (or will hold, after a download) the data set."""
-    run_dir: Path | None = None
-    """Run directory; None: runs/RECIPE-METHOD."""
-    device: str | None = None
-    """cpu, cuda or cuda:N; None: the GPU where there is one."""
-    max_steps: int | None = None
-    """Stop after this many steps."""
-    time_limit: str | None = None
-    """Stop and save after this long, e.g. 9m, 90s, 1h30m; --resume goes on."""
-    resume: bool = False
-    """Go on with the run in the run directory from its newest checkpoint."""
-    progress: Literal["auto", "terminal", "plain", "silent"] = "auto"
-    """How progress is shown; auto: a live display on a terminal, lines elsewhere."""
-
-    def __post_init__(self) -> None:
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1; got {self.max_steps}")
-        if self.time_limit is not None:
-            parse_duration(self.time_limit)
-
-
 def train(recipe: Recipe, options: RunOptions) -> int:
-    """Train and evaluate; returns the process's exit code: 0, or 143 after SIGTERM or Ctrl+C.
+    """Train and evaluate; returns the process's exit code: 0, 130 after Ctrl+C in the evaluation, 143 after a signal before.
 
     Under torchrun every process calls this; the first one writes and speaks.
 
     Raises:
-        ValueError: wrong input, with one sentence that says what and what to do; nothing has been overwritten.
+        UserError: wrong input, with one sentence that says what and what to do; nothing has been overwritten.
         ProcessesError: another process of the run has died.
+        RunFailedError: the disk or the device's memory is full.
     """
-    parse_attacks(recipe.evaluation.attacks)
+    attacks = parse_attacks(recipe.evaluation.attacks)
+    path = options.run_dir or Path("runs") / f"{recipe.name}-{recipe.method}"
+    if not options.resume and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        refuse_taken(path)
     device = choose_device(options.device)
+    check_without_data(recipe, options.data_root, device)
     processes = join(device.type)
     if processes.world_size > 1 and recipe.engine.execution == "graphed":
-        raise ValueError("one CUDA graph per step serves one process; use --engine.execution compiled with torchrun")
-    path = options.run_dir or Path("runs") / f"{recipe.name}-{recipe.method}"
+        raise UserError("one CUDA graph per step serves one process; use --engine.execution compiled with torchrun")
     resume = options.resume or (processes.restarts > 0 and _began_here(path))
     if resume:
-        _refuse_other_recipe(recipe, path)
-    check_recipe(recipe, options.data_root)
+        begun = recipe_from_dict(RunDirectory.open(path).config, source=str(path / "config.json"))
+        refuse_other_numbers(begun, recipe, path)
     data = load_training_data(recipe, options.data_root, device, processes)
     test = load_test_data(recipe, options.data_root, recipe.evaluation.limit, processes)
     if test.class_names != data.train.class_names:
-        raise ValueError(f"train and test of {recipe.data.name} under {options.data_root} have different classes")
+        raise UserError(f"train and test of {recipe.data.name} under {options.data_root} have different classes")
     model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
     step = build_step(recipe, model, build_method(recipe, data.train, device), processes)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
-    with _open_run(recipe, path, resume, processes) as run, _progress(options, processes) as progress:
+    with (
+        _open_run(recipe, options, path, resume, processes) as run,
+        _progress(options, processes) as progress,
+        _warnings(options, processes, progress),
+    ):
         progress.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
         say_when_rate_drops(recipe, data.loader.steps_per_epoch, progress)
         trainer = _trainer(recipe, options, step, data, run, progress, processes)
@@ -107,12 +88,19 @@ def train(recipe: Recipe, options: RunOptions) -> int:
             run.truncate_metrics(0)
         ending, stopped = _train(trainer, limit, path)
         if stopped is None:
-            # a signal now ends the process at once: training is saved, and --resume evaluates again
-            _evaluate_result(recipe, run, model, test, progress, ending, trainer)
+            try:
+                # SIGTERM now ends the process at once: training is saved, and --resume evaluates again
+                _evaluate_result(recipe, run, model, test, progress, ending, trainer, attacks)
+            except KeyboardInterrupt:
+                progress.note(
+                    f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "
+                    f"evaluates it, `dat train --resume --run-dir {path}` evaluates it as the recipe says"
+                )
+                return 130
             return 0
         progress.note(
             f"stopped by {'a signal' if stopped == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
-            f"training; saved in {path}; add --resume to go on"
+            f"training; saved in {path}; go on with: dat train --resume --run-dir {path}"
         )
         return 143 if stopped == "signal" else 0
 
@@ -122,26 +110,34 @@ def _train(trainer: Trainer, limit: float | None, path: Path) -> tuple[Ending, s
     with Stop(time_limit=limit, started=process_start()) as stop:
         try:
             ending = trainer.train(stop)
-        except RuntimeError as error:
-            raise _lost_process(error, trainer.processes, path) from error
+        except ProcessesError as error:
+            raise ProcessesError(
+                f"{error}, which has died; go on from the newest checkpoint: dat train --resume --run-dir {path}"
+            ) from error
+        except torch.OutOfMemoryError as error:
+            raise RunFailedError(
+                f"{trainer.step.device} has too little memory for this step; use a smaller --batch-size or --model.width"
+            ) from error
         except DataError:  # a damaged file, found when its turn came
             raise
-        except ValueError as error:  # a full disk: the input was right, the run failed
+        except UserError as error:  # a full disk: the input was right, the run failed
             raise RunFailedError(str(error)) from error
         if ending in ("signal", "time limit"):
             return ending, ending
         return ending, stop.reason if trainer.processes.world_size == 1 else None
 
 
-def _open_run(recipe: Recipe, path: Path, resume: bool, processes: Processes) -> RunDirectory:
+def _open_run(recipe: Recipe, options: RunOptions, path: Path, resume: bool, processes: Processes) -> RunDirectory:
     """The run directory: locked for writing in the main process, which goes first, to look at in the others."""
     if not processes.is_main:
         processes.barrier()
         return RunDirectory.open(path)
     if resume:
         run = RunDirectory.resume(path)
+        if (run.config, run.options) != (recipe.to_dict(), options.to_dict()):
+            run.rewrite_config(recipe.to_dict(), options.to_dict())
     else:
-        run = RunDirectory.create(path, recipe.to_dict())
+        run = RunDirectory.create(path, recipe.to_dict(), options=options.to_dict())
         if processes.world_size > 1:
             (path / LAUNCH_FILE).write_text(_launch())
     processes.barrier()
@@ -163,17 +159,11 @@ def _progress(options: RunOptions, processes: Processes) -> Progress:
     return open_progress(options.progress if processes.is_main else "silent")
 
 
-def _lost_process(error: RuntimeError, processes: Processes, path: Path) -> RuntimeError:
-    """`error`, or where it tells of a process that has died, one sentence that says so."""
-    text = str(error)
-    if processes.world_size == 1 or isinstance(error, NonFiniteError):
-        return error
-    if not isinstance(error, ProcessesError) and not any(word in text for word in ("gloo", "NCCL", "Connection")):
-        return error
-    return ProcessesError(
-        f"process {processes.rank} of {processes.world_size} stops because another one has died "
-        f"({text.splitlines()[0][:200]}); go on from the newest checkpoint in {path} with --resume"
-    )
+def _warnings(options: RunOptions, processes: Processes, progress: Progress) -> AbstractContextManager[None]:
+    """Warnings go through the display where there is one that speaks; else they stay on standard error."""
+    if not processes.is_main or options.progress == "silent":
+        return nullcontext()
+    return spoken_by(progress.warn)
 
 
 def _trainer(
@@ -214,6 +204,7 @@ def _trainer(
         progress,
         processes=processes,
         identity=checkpoint_identity(recipe, data.train),
+        same_experiment=same_experiment,
         execute=executor(recipe, step, processes),
         validate=None if validation is None else validate,
         select_by=METHODS[recipe.method].select_by,
@@ -228,6 +219,7 @@ def _evaluate_result(
     progress: Progress,
     ending: Ending,
     trainer: Trainer,
+    attacks: Sequence[str],
 ) -> None:
     processes = trainer.processes
     best = run.checkpoints.best_path.exists()
@@ -237,7 +229,7 @@ def _evaluate_result(
     result = evaluate(
         model,
         test,
-        parse_attacks(recipe.evaluation.attacks),
+        attacks,
         epsilon=recipe.epsilon,
         batch_size=recipe.evaluation.batch_size,
         seed=recipe.seed,
@@ -264,15 +256,6 @@ def _evaluate_result(
         result.titled(),
         title=f"{recipe.method} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
     )
-
-
-def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
-    found = differences(RunDirectory.open(path).config, recipe.to_dict())
-    if found:
-        raise ValueError(
-            f"{path} holds a run of another recipe; it differs in {', '.join(found[:5])}; give the same flags to resume "
-            "it, or start a new run in another --run-dir"
-        )
 
 
 def _title(

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dat.recipes import Recipe, recipe_from_dict
+from dat.recipes import Recipe
+from dat.recipes.reading import recipe_from_dict
 from dat.training.build import build_model
+from dat.training.options import recorded_data_root
 from dat_engine.data import ImageSource
+from dat_engine.errors import UserError
 from dat_engine.run.checkpoint import CheckpointError, load
 from dat_engine.run.run_directory import RunDirectory
 
@@ -25,6 +28,8 @@ class Trained:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     path: Path
+    data_root: Path | None = None
+    """Where its data lay when it was trained; None where no config.json says."""
 
 
 def checkpoint_identity(recipe: Recipe, data: ImageSource) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def load_trained(source: Path, device: torch.device) -> Trained:
         ValueError: nothing there, damaged, or not a checkpoint of dat-engine.
     """
     if not source.exists():
-        raise ValueError(f"{source} is neither a run directory nor a checkpoint: there is no such file")
+        raise UserError(f"{source} is neither a run directory nor a checkpoint: there is no such file")
     if source.is_dir():
         checkpoints = RunDirectory.open(source).checkpoints
         if checkpoints.best_path.exists():
@@ -61,5 +66,17 @@ def load_trained(source: Path, device: torch.device) -> Trained:
     model = build_model(recipe, len(class_names), (channels, height, width)).to(device)
     model.load_state_dict(state["training"]["model"])
     return Trained(
-        model=model.eval(), recipe=recipe, class_names=class_names, image_shape=(channels, height, width), path=path
+        model=model.eval(),
+        recipe=recipe,
+        class_names=class_names,
+        image_shape=(channels, height, width),
+        path=path,
+        data_root=_data_root(source if source.is_dir() else source.resolve().parent.parent),
     )
+
+
+def _data_root(run: Path) -> Path | None:
+    """What the config.json of the run at `run` names; None where a checkpoint lies outside of its run."""
+    if not (run / "config.json").is_file():
+        return None
+    return recorded_data_root(RunDirectory.open(run).options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -70,17 +71,33 @@ class Processes:
         with warnings.catch_warnings():
             # its successor, forward_sync_buffers, is not in the oldest torch that is supported
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            return nn.parallel.DistributedDataParallel(
-                module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with self.exchanging():  # it compares the processes' parameters
+                return nn.parallel.DistributedDataParallel(
+                    module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Around what exchanges something with the others; nothing in a run of one.
+
+        torch has error types of its own for a lost process (torch.distributed.DistError), gloo raises RuntimeError itself.
+        Subclasses of any other kind, out of memory say, are this process's own and pass.
+
+        Raises:
+            ProcessesError: in place of these two.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not (isinstance(error, distributed.DistError) or type(error) is RuntimeError):
+                raise
+            raise ProcessesError(
+                f"process {self.rank} of {self.world_size} lost another one ({(str(error).splitlines() or [''])[0][:200]})"
+            ) from error
 
     def _exchange(self, call: Callable[[], object]) -> None:
-        try:
+        with self.exchanging():
             call()
-        except RuntimeError as error:
-            raise ProcessesError(
-                f"process {self.rank} of {self.world_size} lost another one ({str(error).splitlines()[0]})"
-            ) from error
 
 
 def join(device_type: str) -> Processes:

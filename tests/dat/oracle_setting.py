@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dat import AmplitudeGenerator, models
-from dat.methods import Task
+from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.step.optimizers import SGDSettings

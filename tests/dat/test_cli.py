@@ -89,9 +89,9 @@ def test_evaluation_repeats_the_summary(finished_run, capsys):
 
 def test_resume_after_a_time_limit_equals_an_uninterrupted_run(tmp_path, capsys):
     assert train(tmp_path / "parts", "--epochs", "2", "--time-limit", "0.01s") == 0
-    assert "add --resume to go on" in capsys.readouterr().out
+    assert f"go on with: dat train --resume --run-dir {tmp_path / 'parts'}" in capsys.readouterr().out
     assert not (tmp_path / "parts" / "summary.json").exists()
-    assert train(tmp_path / "parts", "--epochs", "2", "--resume") == 0
+    assert main(["train", "--resume", "--run-dir", str(tmp_path / "parts"), "--time-limit", "None"]) == 0
     assert train(tmp_path / "whole", "--epochs", "2") == 0
     parts, whole = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("parts", "whole"))
     assert parts["accuracy"] == whole["accuracy"]
@@ -144,19 +144,23 @@ def refused(capsys, *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["train", "cifar11"], "no recipe is called 'cifar11'; choose one of digits-resnet"),
+        (["train", "cifar10-resnet"], "no recipe is called 'cifar10-resnet'; did you mean cifar10-resnet18?"),
+        (["train", "zzz"], "no recipe is called 'zzz'; choose one of digits-resnet"),
         (["train"], "name the recipe first"),
         (["train", "--epochs", "3"], "name the recipe first"),
-        (["train", "digits-resnet", "--method", "dap"], "no method is called 'dap'; choose one of dat, pgd-at"),
+        (["train", "digits-resnet", "--method", "dap"], "no method is called 'dap'; did you mean dat?"),
         (["train", "digits-resnet", "--epsilon", "8"], "epsilon must lie in (0, 1], images being in [0, 1]; got 8"),
         (["train", "digits-resnet", "--epsilon", "0"], "epsilon must lie in (0, 1]"),
         (["train", "digits-resnet", "--epsilon", "-0.1"], "epsilon must lie in (0, 1]"),
         (["train", "digits-resnet", "--epochs", "0"], "epochs must be at least 1; got 0"),
         (["train", "digits-resnet", "--batch-size", "5000"], "5000"),
         (["train", "digits-resnet", "--limit-train", "99999"], "99999"),
-        (["train", "digits-resnet", "--model.name", "resnet19"], "no model is called 'resnet19'"),
+        (
+            ["train", "digits-resnet", "--model.name", "resnet19"],
+            "no model is called 'resnet19'; did you mean resnet18?",
+        ),
         (["train", "digits-resnet", "--model.width", "0"], "width must be at least 1"),
-        (["train", "digits-resnet", "--data.name", "digit"], "digit"),
+        (["train", "digits-resnet", "--data.name", "digit"], "no data set is called 'digit'; did you mean digits?"),
         (["train", "digits-resnet", "--dat.beta", "-1"], "beta and omega must be finite and not negative"),
         (["train", "digits-resnet", "--dat.steps", "0"], "steps must be at least 1"),
         (["train", "digits-resnet", "--time-limit", "soon"], "is not a duration"),
@@ -170,11 +174,11 @@ def refused(capsys, *words: str) -> str:
         (["train", "digits-resnet", "--seed", "-1"], "seed must be a non-negative"),
         (["evaluate", "nowhere", "--seed", "-1"], "seed must be a non-negative"),
         (["train", "digits-resnet", "--max-steps", "0"], "max_steps must be at least 1"),
-        (["train", "digits-resnet", "--evaluation.attacks", "pgd"], "comma-separated choice of natural"),
+        (["train", "digits-resnet", "--evaluation.attacks", "pgd"], "no attack is called 'pgd'; did you mean pgd20?"),
         (["train", "digits-resnet", "--device", "tpu"], "tpu"),
         (["train", "digits-resnet", "--device", "cuda:99"], "cuda:99 is not there"),
         (["train", "digits-resnet", "--precision.name", "int8"], "precision must be one of"),
-        (["train", "digits-resnet", "--epohcs", "3"], "--epohcs, 3 (perhaps you meant --epochs)"),
+        (["train", "digits-resnet", "--epohcs", "3"], "unrecognized --epohcs; did you mean --epochs?"),
         (["train", "digits-resnet", "--epochs", "many"], "--epochs: invalid literal"),
         (["train", "digits-resnet", "--data.loader", "disk"], "'resident', 'dali', 'torchvision'"),
         (["evaluate"], "name what to evaluate"),
@@ -202,8 +206,15 @@ def test_missing_data_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("not a folder")
     assert "file" in refused(capsys, "train", "cifar10-resnet18", "--data-root", "file", "--device", "cpu")
-    message = refused(capsys, "train", "cifar10-resnet18", "--data-root", "nothing", "--device", "cpu")
+    message = refused(capsys, "train", "cifar10-resnet18", "--device", "cpu")
     assert "cifar" in message.lower()
+
+
+def test_a_misspelt_data_root_creates_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    message = refused(capsys, "train", "cifar10-resnet18", "--data-root", "dta", "--device", "cpu")
+    assert "the data root dta does not exist" in message and "mkdir -p dta" in message
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_data_is_one_sentence(tmp_path, monkeypatch, capsys):
@@ -231,7 +242,7 @@ def test_an_occupied_run_directory_is_left_alone(finished_run, capsys):
 
 def test_resume_with_another_recipe_is_refused(finished_run, capsys):
     words = ["train", "digits-resnet", *TINY, "--run-dir", str(finished_run), "--epochs", "2", "--resume"]
-    assert "differs in settings.beta" in refused(capsys, *words, "--dat.beta", "3")
+    assert "--dat.beta was 15.0 and cannot change in a resumed run" in refused(capsys, *words, "--dat.beta", "3")
     assert "method" in refused(capsys, *words, "--method", "trades")
 
 

@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from dat import models
 from dat.losses import dat_attack_targets, kl_divergence, smoothed_targets, soft_target_ascent
-from dat.methods.base import Task
-from dat.methods.pgd_at import PGDAT, PGDATSettings
-from dat.methods.plain import Plain, PlainSettings
+from dat.methods.pgd_at import PGDAT
+from dat.methods.pgd_at.method import PGDATMethod
+from dat.methods.plain import Plain
+from dat.methods.plain.method import PlainMethod
+from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, LogitGradient, pgd_attack
 from dat_engine.data import Augmentation, Batch, ResidentLoader, load, unit_range
@@ -74,7 +76,7 @@ def train(method: object, precision: str = "fp32") -> nn.Module:
 
 
 def pgd_at() -> PGDAT:
-    return PGDAT(PGDATSettings(steps=3, step_size=EPSILON / 2), TASK)
+    return PGDATMethod(PGDAT(steps=3, step_size=EPSILON / 2), TASK)
 
 
 def subject_of(model: nn.Module) -> Subject:
@@ -172,4 +174,4 @@ def test_training_on_bf16_attacks_makes_as_robust_a_network(subject):
     expected = robust_accuracy(subject.model)
     tolerance = 3 * math.sqrt(2 * expected * (1 - expected) / len(subject.targets))
     assert abs(robust_accuracy(train(pgd_at(), "bf16")) - expected) < tolerance
-    assert robust_accuracy(train(Plain(PlainSettings(), TASK))) < expected - tolerance
+    assert robust_accuracy(train(PlainMethod(Plain(), TASK))) < expected - tolerance

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dat.cli.train_flags import parse_train_flags
-from dat.methods.base import Task
-from dat.methods.dat import DAT, DATSettings, mixed_augmentation
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod, mixed_augmentation
+from dat.methods.task import Task
 from dat.recipes import RECIPES, recipe
 from dat.training.build import augmentation, build_method, load_training_data
 from dat_engine.data import Augmentation, Batch, RandomResizedCrop
@@ -20,19 +21,19 @@ def of_command(*words: str) -> Augmentation:
 
 
 def test_the_mixed_image_is_augmented_as_the_data_set_is():
-    assert mixed_augmentation(DATSettings(), LETTERS) == LETTERS
-    assert mixed_augmentation(DATSettings(mix_flip=True), LETTERS) == Augmentation(padding=2, flip=True)
-    assert mixed_augmentation(DATSettings(mix_padding=0), LETTERS) == Augmentation(padding=0, flip=False)
+    assert mixed_augmentation(DAT(), LETTERS) == LETTERS
+    assert mixed_augmentation(DAT(mix_flip=True), LETTERS) == Augmentation(padding=2, flip=True)
+    assert mixed_augmentation(DAT(mix_padding=0), LETTERS) == Augmentation(padding=0, flip=False)
     for flip in (True, False):
         own = RandomResizedCrop(flip=flip)
-        assert mixed_augmentation(DATSettings(), own) == Augmentation(padding=0, flip=flip)
+        assert mixed_augmentation(DAT(), own) == Augmentation(padding=0, flip=flip)
 
 
 def test_a_method_that_is_told_of_no_augmentation_does_none():
     task = Task(num_classes=3, image_shape=(3, 8, 8), epsilon=0.1, mean_amplitude=lambda: torch.ones(3, 8, 8))
     images = torch.rand(64, 3, 8, 8)
     batch = Batch(images=images, originals=images, targets=torch.arange(64) % 3, indices=torch.arange(64))
-    noise = DAT(DATSettings(), task).draw(batch, torch.Generator().manual_seed(0))
+    noise = DATMethod(DAT(), task).draw(batch, torch.Generator().manual_seed(0))
     assert not noise["flip"].any() and not noise["crop_offsets"].any()
 
 
@@ -74,4 +75,4 @@ def test_flags_of_the_data_reach_the_mixed_image(words, expected):
 
 def test_a_negative_padding_is_refused():
     with pytest.raises(ValueError, match="mix_padding must not be negative; got -1"):
-        DATSettings(mix_padding=-1)
+        DAT(mix_padding=-1)

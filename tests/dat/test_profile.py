@@ -88,9 +88,11 @@ def test_the_trace_holds_the_phases_of_every_method(profiled):
     assert {f"dat-engine window: {name}" for name in ("dat", "pgd-at", "eager dat", "eager pgd-at")} <= names
 
 
-def test_captured_steps_are_profiled_both_ways(tmp_path, capsys):
+def test_captured_steps_are_profiled_both_ways(tmp_path, capsys, monkeypatch):
     path = tmp_path / "p.json"
     words = ["--methods", "pgd-at", "--engine.execution", "graphed", "--json", str(path)]
+    # a CPU has no graphs and the command refuses them; GraphedStep's stand-in for a capture takes the same way through
+    monkeypatch.setattr(dat.profiling.profile, "check_without_data", lambda *_: None)
     with torch.compiler.set_stance("force_eager"):  # compiling would take most of a minute and is not what is tested
         assert main(["profile", *TINY, *words]) == 0
     method = json.loads(path.read_text())["methods"]["pgd-at"]
@@ -124,7 +126,7 @@ def test_recipe_flags_reach_every_method_and_settings_their_own():
     [
         ([], "name the recipe first: dat profile RECIPE"),
         (["cifar11"], "no recipe is called 'cifar11'"),
-        (["digits-resnet", "--methods", "dat,dap"], "no method is called 'dap'; choose one of dat, pgd-at"),
+        (["digits-resnet", "--methods", "dat,dap"], "no method is called 'dap'; did you mean dat?"),
         (["digits-resnet", "--methods", ""], "no method is called ''"),
         (["digits-resnet", "--methods", "dat,dat"], "--methods names dat twice"),
         (["digits-resnet", "--methods", "dat", "--trades.beta", "5"], "--trades.beta"),

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dat.methods.dat import DAT, DATSettings
-from dat.methods.pgd_at import PGDAT, PGDATSettings
-from dat.methods.trades import TRADES, TRADESSettings
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
+from dat.methods.pgd_at import PGDAT
+from dat.methods.pgd_at.method import PGDATMethod
+from dat.methods.trades import TRADES
+from dat.methods.trades.method import TRADESMethod
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.model.branches import branch_layout
 from tests.dat.oracle_setting import (
@@ -70,8 +73,8 @@ def oracle_dat(values, **changes):
     )
 
 
-def engine_dat(values, settings: DATSettings):
-    method = DAT(settings, TASK)
+def engine_dat(values, settings: DAT):
+    method = DATMethod(settings, TASK)
     method.generator = method.generate = generator_of(values)
     return training_step(model_of(values), method, settings.generator_update)
 
@@ -113,7 +116,7 @@ def test_generator_amplitude_in_fft_order():
 def test_views_and_adversarial_images_after_five_steps():
     values = setting()
     expected = oracle_dat(values)
-    step = engine_dat(values, DATSettings())
+    step = engine_dat(values, DAT())
     images, adversarial, mixed, mixed_adversarial = step.method.examples(
         step.attack_model, values.batch, dat_noise(values)
     )
@@ -129,7 +132,7 @@ def test_views_and_adversarial_images_after_five_steps():
 def test_whole_step(update, path):
     values = setting()
     expected = oracle_dat(values, generator_update=update, attack_path_gradient=path)
-    step = engine_dat(values, DATSettings(generator_update=update, attack_path_gradient=path))
+    step = engine_dat(values, DAT(generator_update=update, attack_path_gradient=path))
     metrics = step(values.batch, dat_noise(values))
     assert metrics["skipped"] == 0
     assert_close(metrics["loss"], expected["terms"]["loss"])
@@ -162,7 +165,7 @@ def test_augmented_mix_source_mixes_and_conditions_on_the_augmented_image():
     assert not torch.equal(values.batch.images, values.batch.originals)
     # for the oracle the un-augmented image is then x itself; the engine's own originals must play no part
     expected = oracle_dat(values, originals=values.batch.images, mix_offsets=None, mix_flip=None)
-    step = engine_dat(values, DATSettings(mix_source="augmented"))
+    step = engine_dat(values, DAT(mix_source="augmented"))
     noise = dat_noise(values)
     del noise["crop_offsets"], noise["flip"]
     _, _, mixed, mixed_adversarial = step.method.examples(step.attack_model, values.batch, noise)
@@ -179,7 +182,7 @@ def test_trades_step():
         start_noise=values.start_noise,
         epsilon=8 / 255,
     )
-    step = training_step(model_of(values, branches=("base",)), TRADES(TRADESSettings(), TASK))
+    step = training_step(model_of(values, branches=("base",)), TRADESMethod(TRADES(), TASK))
     metrics = step(values.batch, {"start": 0.001 * values.start_noise})
     assert_close(metrics["loss"], expected["loss"])
     assert_states_close(step.model, expected["model_after"])
@@ -192,7 +195,7 @@ def test_pgd_at_step():
     expected = oracle.pgd_at_step(
         model_state=values.model_state, images=values.batch.images, targets=values.batch.targets, start_noise=start
     )
-    step = training_step(model_of(values, branches=("base",)), PGDAT(PGDATSettings(), TASK))
+    step = training_step(model_of(values, branches=("base",)), PGDATMethod(PGDAT(), TASK))
     metrics = step(values.batch, {"start": 8 / 255 * start})
     assert_close(metrics["loss"], expected["loss"])
     assert_states_close(step.model, expected["model_after"])

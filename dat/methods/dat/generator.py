@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from dat_engine.errors import UserError
+
 
 class AmplitudeGenerator(nn.Module):
     """MLP ``G(z, logits)`` whose sigmoid output is an amplitude in [0, amplitude_scale], in plain FFT order (DC first).
@@ -41,7 +43,7 @@ class AmplitudeGenerator(nn.Module):
         self.image_shape = image_shape
         channels, height, width = image_shape
         if coarse_size is not None and not 2 <= coarse_size <= min(height, width):
-            raise ValueError(f"coarse_size must lie in 2..{min(height, width)} for {image_shape}; got {coarse_size}")
+            raise UserError(f"coarse_size must lie in 2..{min(height, width)} for {image_shape}; got {coarse_size}")
         self.output_shape = image_shape if coarse_size is None else (channels, coarse_size, coarse_size)
         outputs = self.output_shape[0] * self.output_shape[1] * self.output_shape[2]
         layers: list[nn.Module] = [nn.Linear(latent_dim + num_classes, 128), nn.LeakyReLU(0.2)]
@@ -81,7 +83,7 @@ class AmplitudeGenerator(nn.Module):
         own = {name: tensor for name, tensor in self.state_dict().items() if name != "amplitude_scale"}
         wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
         if wrong:
-            raise ValueError(
+            raise UserError(
                 f"this checkpoint does not fit a generator of {self.image_shape} amplitudes: "
                 f"{', '.join(wrong[:3])} missing, unknown or of another shape"
             )

@@ -6,73 +6,31 @@ and generator play a min-max game over one loss.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dat.losses import dat_attack_targets, dat_loss_terms, soft_target_ascent
-from dat.methods.base import MethodEntry, Task
+from dat.methods.dat import DAT
 from dat.methods.dat.generator import AmplitudeGenerator
+from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
 from dat_engine.data import Augmentation, Batch, RandomResizedCrop, draw_augmentation
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.method import Noise
-from dat_engine.step.training_step import UpdateMode
 from dat_kernels import amplitude_mix
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DATSettings:
-    """Settings of Dual Adversarial Training."""
-
-    beta: float = 15.0
-    """Weight of the KL divergence, in the attack and in the loss."""
-    omega: float = 2.0
-    """Weight of the JS divergence between the predictions on x and on its mixed twin."""
-    label_smoothing: float = 0.5
-    """In the attack and in training; 0.5 is what the authors' code runs, the paper names none."""
-    steps: int = 5
-    step_size: float | None = None
-    """None: a quarter of epsilon."""
-    start_scale: float = 0.001
-    """Standard deviation of the gaussian start."""
-    mix_source: Literal["original", "augmented"] = "original"
-    """Image that is mixed: the un-augmented one, augmented afterwards (authors' code), or x itself (the paper's text)."""
-    mix_padding: int | None = None
-    """Padding of the mixed image's own random crop; None: the data set's (none where it crops resized windows)."""
-    mix_flip: bool | None = None
-    """Whether the mixed image is flipped at random; None: where the data set's own images are."""
-    amplitude_scale: Literal["unit", "dataset"] = "unit"
-    """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
-    coarse_amplitude: int | None = None
-    """None: the generator predicts every frequency (published); S: an S x S amplitude, interpolated (large images)."""
-    attack_path_gradient: bool = True
-    """Whether the generator also sees the gradient through the attacked mixed image."""
-    generator_update: UpdateMode = "joint"
-    """One backward for both players, or the authors' second forward at the new weights ("alternating")."""
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.beta < math.inf and 0 <= self.omega < math.inf):
-            raise ValueError(f"beta and omega must be finite and not negative; got {self.beta:g} and {self.omega:g}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
-        if self.mix_padding is not None and self.mix_padding < 0:
-            raise ValueError(f"mix_padding must not be negative; got {self.mix_padding}")
-
-
-class DAT:
+class DATMethod:
     """See the module; `examples` gives x, x', the mixed image and its x', in that order."""
 
     layout = ("base", "base", "mix", "mix")
     attack_layouts = (("base",), ("mix",), ("base", "mix"))
     adversarial_group = 1
 
-    def __init__(self, settings: DATSettings, task: Task) -> None:
+    def __init__(self, settings: DAT, task: Task) -> None:
         self.settings = settings
         self.attack = AttackSettings(
             epsilon=task.epsilon,
@@ -160,7 +118,7 @@ class DAT:
         )
 
 
-def mixed_augmentation(settings: DATSettings, own: Augmentation | RandomResizedCrop) -> Augmentation:
+def mixed_augmentation(settings: DAT, own: Augmentation | RandomResizedCrop) -> Augmentation:
     """Crop and flip of the mixed image, which is augmented after it is mixed: the data set's `own` unless settings say.
 
     A random resized crop is cut out of a file's pixels, which the mixed image is not made of, and puts no zeros around
@@ -171,18 +129,3 @@ def mixed_augmentation(settings: DATSettings, own: Augmentation | RandomResizedC
         padding=padding if settings.mix_padding is None else settings.mix_padding,
         flip=own.flip if settings.mix_flip is None else settings.mix_flip,
     )
-
-
-ENTRY = MethodEntry(
-    create=DAT,
-    settings=DATSettings(),
-    epochs=150,
-    milestones=(100, 110),
-    needs_pairs=True,
-    without_branches=(
-        "in the paper's ablation (Li et al., NeurIPS 2024; ResNet-18, CIFAR-10) one set of BatchNorm instead of two costs "
-        "natural 84.17 -> 82.37, PGD-20 57.55 -> 53.07 and AutoAttack 51.36 -> 46.53 percent; nothing is published for "
-        "networks without BatchNorm"
-    ),
-    summary="Dual Adversarial Training: amplitude-mixed twin images, generator against classifier",
-)

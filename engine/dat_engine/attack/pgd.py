@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dat_engine.attack.attack_model import AttackModel
+from dat_engine.errors import UserError
 from dat_engine.profile.ranges import named_range
 from dat_kernels import pgd_step
 
@@ -38,13 +39,13 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= 1:
-            raise ValueError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
+            raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
         if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be positive and finite; got {self.step_size:g}")
+            raise UserError(f"step_size must be positive and finite; got {self.step_size:g}")
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1; got {self.steps}")
+            raise UserError(f"steps must be at least 1; got {self.steps}")
         if not 0 <= self.start_scale < math.inf:
-            raise ValueError(f"start_scale must be finite and not negative; got {self.start_scale:g}")
+            raise UserError(f"start_scale must be finite and not negative; got {self.start_scale:g}")
 
 
 def draw_start(images: Tensor, settings: AttackSettings, generator: torch.Generator | None) -> Tensor:

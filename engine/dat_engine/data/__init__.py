@@ -4,7 +4,7 @@ from dat_engine.data.amplitude import mean_amplitude
 from dat_engine.data.arrays import DatasetDescription, ImageArrays, unit_range
 from dat_engine.data.augmentation import Augmentation, draw_augmentation
 from dat_engine.data.batch import Batch, Loader
-from dat_engine.data.datasets.registry import SOURCES, describe, load
+from dat_engine.data.datasets.registry import SOURCES, describe, load, needs_files
 from dat_engine.data.errors import DataError
 from dat_engine.data.evaluation import batches, indexed_batches
 from dat_engine.data.files.files import FileSettings, ImageFiles, ImageSource
@@ -42,6 +42,7 @@ __all__ = [
     "indexed_batches",
     "load",
     "mean_amplitude",
+    "needs_files",
     "open_loader",
     "prefetched",
     "resident_bytes",

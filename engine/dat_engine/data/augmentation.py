@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dat_engine.data.sampler import EpochSampler
+from dat_engine.errors import UserError
 
 __all__ = ["Augmentation", "draw_augmentation", "draw_epoch"]
 
@@ -22,7 +23,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.padding < 0:
-            raise ValueError(f"padding is {self.padding}; use 0 (no crop) or a positive number of pixels")
+            raise UserError(f"padding is {self.padding}; use 0 (no crop) or a positive number of pixels")
 
 
 def draw_augmentation(

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dat_engine.errors import UserError
+
 __all__ = ["EpochSampler"]
 
 # One tag for each use of the seed, so that no two draw the same numbers.
@@ -31,9 +33,9 @@ class EpochSampler:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch size is {self.batch_size}; use at least 1")
+            raise UserError(f"batch size is {self.batch_size}; use at least 1")
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; use 0 or a positive number")
+            raise UserError(f"seed is {self.seed}; use 0 or a positive number")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(
                 f"rank {self.rank} of {self.world_size} processes does not exist; "
@@ -43,7 +45,7 @@ class EpochSampler:
             needed = self.batch_size * self.world_size
             largest = self.num_samples // self.world_size
             remedy = f"use a batch of at most {largest}" if largest else f"use at most {self.num_samples} processes"
-            raise ValueError(
+            raise UserError(
                 f"batch of {self.batch_size} on {self.world_size} process(es) needs {needed} images, "
                 f"but the data set holds {self.num_samples}; {remedy}"
             )

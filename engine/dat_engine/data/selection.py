@@ -5,6 +5,8 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from dat_engine.errors import UserError
+
 __all__ = ["hold_out", "take"]
 
 
@@ -32,7 +34,7 @@ def take(source: AnySplit, n: int, seed: int) -> AnySplit:
     Raises ValueError where n is not in 1..len(source).
     """
     if not 1 <= n <= len(source):
-        raise ValueError(
+        raise UserError(
             f"cannot take {n} images from a split of {len(source)}; ask for a number from 1 to {len(source)}"
         )
     return source.select(_balanced_order(source, seed)[:n].sort().values)
@@ -45,7 +47,7 @@ def hold_out(source: AnySplit, count: int, seed: int) -> tuple[AnySplit, AnySpli
     (source, count, seed). Raises ValueError where either part would be empty.
     """
     if not 1 <= count < len(source):
-        raise ValueError(
+        raise UserError(
             f"cannot hold {count} images out of a split of {len(source)}; "
             f"ask for a number from 1 to {len(source) - 1}, so that both parts hold at least one image"
         )

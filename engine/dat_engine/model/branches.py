@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, cat, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dat_engine.errors import UserError
 from dat_engine.model.copying import independent_copy
 
 
@@ -61,12 +62,12 @@ def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix"
         ValueError: no branch, a repeated branch, a model that has no BatchNorm or is branched already.
     """
     if not branches or len(set(branches)) != len(branches):
-        raise ValueError(f"branches must be distinct names, at least one; got {tuple(branches)}")
+        raise UserError(f"branches must be distinct names, at least one; got {tuple(branches)}")
     layers = list(batchnorm_layers(model))
     if any(isinstance(module, BranchedBatchNorm) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} has branched BatchNorm already")
+        raise UserError(f"{type(model).__name__} has branched BatchNorm already")
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no BatchNorm layer to give branches to")
+        raise UserError(f"{type(model).__name__} has no BatchNorm layer to give branches to")
     selection = BranchSelection(branches[0])
     memos: dict[str, dict[int, Any]] = {branch: {} for branch in branches}  # tied weights stay tied within a branch
     replacements: dict[nn.Module, BranchedBatchNorm] = {}  # a layer that serves in two places goes on doing so

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
+from dat_engine.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported where it is used: recipes hold a Precision and are listed without it
 _AUTO = "auto"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +31,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         if self.name != _AUTO and self.name not in _DTYPES:
-            raise ValueError(f"precision must be one of {', '.join((_AUTO, *_DTYPES))}; got {self.name}")
+            raise UserError(f"precision must be one of {', '.join((_AUTO, *_DTYPES))}; got {self.name}")
 
     def on(self, device: torch.device) -> Precision:
         """The policy with ``auto`` decided for `device`."""
@@ -37,10 +42,15 @@ class Precision:
     @property
     def dtype(self) -> torch.dtype:
         """Of a decided policy."""
-        return _DTYPES[self.name]
+        import torch
+
+        dtype: torch.dtype = getattr(torch, _DTYPES[self.name])
+        return dtype
 
     @property
     def memory_format(self) -> torch.memory_format:
+        import torch
+
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
@@ -49,12 +59,16 @@ class Precision:
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Context of the train-mode forward."""
-        if self.dtype in (torch.float32, torch.float64):
+        if self.name in ("fp32", "fp64"):
             return nullcontext()
+        import torch
+
         return torch.autocast(device.type, dtype=self.dtype)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     features: Mapping[str, object] = getattr(

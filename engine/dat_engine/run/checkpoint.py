@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dat_engine.errors import UserError
 from dat_engine.run.durable_file import remove_leftovers, replacing, sync_directory
 from dat_engine.run.state_tree import DTYPE_NAMES, put_together, take_apart
 
@@ -28,7 +29,7 @@ _VERSION_KEY = "dat_engine_checkpoint"
 _STEP_FILE = re.compile(r"step-(\d{8,})\.safetensors")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint cannot be read or written; the message is one sentence that names the file."""
 
 

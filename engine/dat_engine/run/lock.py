@@ -7,6 +7,8 @@ import os
 import warnings
 from pathlib import Path
 
+from dat_engine.errors import UserError
+
 _held: set[int] = set()
 
 
@@ -24,7 +26,7 @@ class RunLock:
             holder = os.read(descriptor, 32).decode(errors="replace").strip()
             os.close(descriptor)
             by = f"process {holder}" if holder.isdigit() else "another process"
-            raise ValueError(
+            raise UserError(
                 f"the run directory {directory} is in use by {by}; stop that run first, or use another --run-dir"
             ) from None
         except OSError as error:

@@ -10,6 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from dat_engine.errors import UserError
 from dat_engine.run.durable_file import replacing
 
 
@@ -36,7 +37,7 @@ class MetricsLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.close()  # the next append opens the file anew and so cuts what this one may have left
-            raise ValueError(f"cannot write figures to {self.path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write figures to {self.path}: {error.strerror or error}") from error
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows; a torn last line is left out silently, a damaged one elsewhere with a RuntimeWarning."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from dat_engine.errors import UserError
 from dat_engine.run.checkpoint import CheckpointFolder
 from dat_engine.run.durable_file import replacing, sync_directory
 from dat_engine.run.environment import describe_environment
@@ -22,8 +23,9 @@ _SIGNS_OF_A_RUN = ("config.json", "metrics.jsonl", "summary.json", "checkpoints"
 class RunDirectory:
     """One run on disk; made by `create` and `resume`, which lock it for training, or `open`, which only looks.
 
-    `config` is the recipe as it was given to `create`, in JSON types (tuples are lists); `environment` is what
-    `describe_environment` said then; `metrics` the log in metrics.jsonl; `checkpoints` the folder of that name.
+    `config` is the recipe as it was given to `create`, in JSON types (tuples are lists); `options` is how it is run (data
+    root, device, ...), empty in a run of an older version; `environment` is what `describe_environment` said when it was
+    created; `metrics` the log in metrics.jsonl; `checkpoints` the folder of that name.
     A context manager: leaving it closes the logs and lets go of the lock.
     """
 
@@ -31,12 +33,14 @@ class RunDirectory:
         self,
         path: Path,
         config: dict[str, Any],
+        options: dict[str, Any],
         environment: dict[str, Any],
         lock: RunLock | None,
         keep_checkpoints: int,
     ) -> None:
         self.path = path
         self.config = config
+        self.options = options
         self.environment = environment
         self.metrics = MetricsLog(path / "metrics.jsonl")
         self.checkpoints = CheckpointFolder(path / "checkpoints", keep=keep_checkpoints)
@@ -45,16 +49,23 @@ class RunDirectory:
         self._purge_step: int | None = None
 
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, Any], *, keep_checkpoints: int = 2) -> Self:
+    def create(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        options: Mapping[str, Any] | None = None,
+        keep_checkpoints: int = 2,
+    ) -> Self:
         """Begin a run at `path`, made with its parents where missing, and lock it. config.json appears whole, last.
 
         Raises ValueError, with nothing left behind, when `path` holds a run, is a file, is in use or cannot be written;
-        TypeError when `config` is not JSON.
+        TypeError when `config` or `options` is not JSON.
         """
         path = Path(path)
-        _refuse_if_taken(path)
+        refuse_taken(path)
         environment = describe_environment()
-        text = json.dumps({"recipe": dict(config), **environment}, indent=2) + "\n"
+        text = _config_text(config, options or {}, environment)
         missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
         made: list[Path] = []
         lock = None
@@ -65,17 +76,18 @@ class RunDirectory:
                     made.append(folder)
                 sync_directory(folder.parent)
             lock = RunLock(path)
-            _refuse_if_taken(path)  # again, now that no other process can be between its own check and its config.json
+            refuse_taken(path)  # again, now that no other process can be between its own check and its config.json
             with replacing(path / "config.json") as file:
                 file.write(text.encode())
         except BaseException as error:
             _undo(path, made, lock)
             if isinstance(error, OSError):
-                raise ValueError(
+                raise UserError(
                     f"cannot create the run directory {path}: {error.strerror or error}; use another --run-dir"
                 ) from error
             raise
-        return cls(path, json.loads(text)["recipe"], environment, lock, keep_checkpoints)
+        document = json.loads(text)
+        return cls(path, document["recipe"], document["run"], environment, lock, keep_checkpoints)
 
     @classmethod
     def open(cls, path: str | Path, *, keep_checkpoints: int = 2) -> Self:
@@ -84,19 +96,33 @@ class RunDirectory:
         Raises ValueError when there is no run at `path` or its config.json is damaged.
         """
         path = Path(path)
-        config, environment = _read_config(path)
-        return cls(path, config, environment, None, keep_checkpoints)
+        config, options, environment = _read_config(path)
+        return cls(path, config, options, environment, None, keep_checkpoints)
 
     @classmethod
     def resume(cls, path: str | Path, *, keep_checkpoints: int = 2) -> Self:
         """`open`, and lock the run to go on training. Raises ValueError also when another process trains in it."""
         path = Path(path)
-        config, environment = _read_config(path)
+        config, options, environment = _read_config(path)
         try:
             lock = RunLock(path)
         except OSError as error:
-            raise ValueError(f"cannot write to the run directory {path}: {error.strerror or error}") from error
-        return cls(path, config, environment, lock, keep_checkpoints)
+            raise UserError(f"cannot write to the run directory {path}: {error.strerror or error}") from error
+        return cls(path, config, options, environment, lock, keep_checkpoints)
+
+    def rewrite_config(self, config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """Replace recipe and options in config.json, atomically; the environment stays that of the run's beginning.
+
+        Raises UserError when it cannot be written, TypeError for what is not JSON.
+        """
+        text = _config_text(config, options, self.environment)
+        try:
+            with replacing(self.path / "config.json") as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path / 'config.json'}: {error.strerror or error}") from error
+        document = json.loads(text)
+        self.config, self.options = document["recipe"], document["run"]
 
     def truncate_metrics(self, after_step: int) -> None:
         """Forget figures of steps beyond `after_step`, the step of the checkpoint that training goes on from."""
@@ -122,7 +148,7 @@ class RunDirectory:
             with replacing(path) as file:
                 file.write(text.encode())
         except OSError as error:
-            raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         return path
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -147,13 +173,14 @@ class RunDirectory:
         self.close()
 
 
-def _refuse_if_taken(path: Path) -> None:
+def refuse_taken(path: Path) -> None:
+    """Raise UserError where no run can begin at `path`: it holds one, or it or a folder above it is a file."""
     # os.path, here and below: Path.exists raises where a directory on the way may not be searched
     for ancestor in (path, *path.parents):
         if os.path.exists(ancestor) and not os.path.isdir(ancestor):
-            raise ValueError(f"cannot create the run directory {path}: {ancestor} is a file; use another --run-dir")
+            raise UserError(f"cannot create the run directory {path}: {ancestor} is a file; use another --run-dir")
     if any(os.path.exists(path / name) for name in _SIGNS_OF_A_RUN):
-        raise ValueError(f"{path} already holds a run; go on with it by --resume, or use another --run-dir")
+        raise UserError(f"{path} already holds a run; go on with it by --resume, or use another --run-dir")
 
 
 def _undo(path: Path, made: list[Path], lock: RunLock | None) -> None:
@@ -168,28 +195,35 @@ def _undo(path: Path, made: list[Path], lock: RunLock | None) -> None:
             return
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Recipe and environment from config.json."""
+def _config_text(config: Mapping[str, Any], options: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    return json.dumps({"recipe": dict(config), "run": dict(options), **environment}, indent=2) + "\n"
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Recipe, options and environment from config.json."""
     if not os.path.exists(path):
-        raise ValueError(f"there is no run at {path}: no such directory")
+        raise UserError(f"there is no run at {path}: no such directory")
     if not os.path.isdir(path):
-        raise ValueError(f"there is no run at {path}: it is a file, not a run directory")
+        raise UserError(f"there is no run at {path}: it is a file, not a run directory")
     if not os.path.exists(path / "config.json"):
-        raise ValueError(f"there is no run at {path}: it has no config.json")
+        raise UserError(f"there is no run at {path}: it has no config.json")
     document = _read_json_object(path / "config.json")
     recipe = document.pop("recipe", None)
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path / 'config.json'} is damaged: it has no recipe; restore it or start a new run")
-    return recipe, document
+        raise UserError(f"{path / 'config.json'} is damaged: it has no recipe; restore it or start a new run")
+    options = document.pop("run", {})  # older versions wrote none
+    if not isinstance(options, dict):
+        raise UserError(f"{path / 'config.json'} is damaged: its run holds no fields; restore it or start a new run")
+    return recipe, options, document
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it or start a new run") from error
+        raise UserError(f"{path} is damaged ({error}); restore it or start a new run") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object; restore it or start a new run")
+        raise UserError(f"{path} is damaged: it holds no JSON object; restore it or start a new run")
     return document

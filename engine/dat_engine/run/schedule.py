@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dat_engine.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
@@ -26,13 +28,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not 0 < self.decay <= 1:
-            raise ValueError(f"schedule decay must lie in (0, 1]; got {self.decay:g}")
+            raise UserError(f"schedule decay must lie in (0, 1]; got {self.decay:g}")
         if not all(0 <= milestone < math.inf for milestone in self.milestones):
-            raise ValueError(f"schedule milestones are epochs, counted from 0; got {self.milestones}")
+            raise UserError(f"schedule milestones are epochs, counted from 0; got {self.milestones}")
         if not 0 <= self.warmup_epochs < math.inf:
-            raise ValueError(f"schedule warmup_epochs must be finite and not negative; got {self.warmup_epochs:g}")
+            raise UserError(f"schedule warmup_epochs must be finite and not negative; got {self.warmup_epochs:g}")
         if self.warmup_epochs and self.kind == "one-cycle":
-            raise ValueError("a one-cycle schedule warms up by itself; leave warmup_epochs at 0, or use cosine or step")
+            raise UserError("a one-cycle schedule warms up by itself; leave warmup_epochs at 0, or use cosine or step")
 
     def factor(self, progress: float, epochs: int, *, step: float = 0.0) -> float:
         """Factor after `progress` epochs (fractional) of `epochs`.

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Self
 
+from dat_engine.errors import UserError
+
 _UNIT_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _DURATION = re.compile(r"\s*".join(rf"(?:({_NUMBER})\s*{unit})?" for unit in _UNIT_SECONDS))
@@ -27,11 +29,11 @@ def parse_duration(text: str) -> float:
     else:
         match = _DURATION.fullmatch(compact)
         if not compact or match is None:
-            raise ValueError(f"{text!r} is not a duration; write it like 90s, 9m, 1h30m or as plain seconds")
+            raise UserError(f"{text!r} is not a duration; write it like 90s, 9m, 1h30m or as plain seconds")
         numbers = [float(number or 0) for number in match.groups()]
         seconds = sum(number * unit for number, unit in zip(numbers, _UNIT_SECONDS.values(), strict=True))
     if not 0 < seconds < math.inf:
-        raise ValueError(f"a duration of {text!r} leaves no time, or has no end; write it like 90s, 9m or 1h30m")
+        raise UserError(f"a duration of {text!r} leaves no time, or has no end; write it like 90s, 9m or 1h30m")
     return seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Trainer:
         validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
             maximises. None: no validation, and the newest checkpoint is the result.
         identity: JSON description of the experiment, stored in every checkpoint; one of another experiment is refused.
+        same_experiment: tells from a checkpoint's identity and the run's own whether they are one experiment's; default:
+            whether they are equal.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Trainer:
         *,
         processes: Processes = ONE_PROCESS,
         identity: Mapping[str, Any],
+        same_experiment: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = operator.eq,
         execute: Callable[[Batch], dict[str, Tensor]] | None = None,
         validate: Validate | None = None,
         select_by: str = "pgd20",
@@ -83,6 +87,7 @@ class Trainer:
         self.processes = processes
         self.execute = execute or step
         self.identity = dict(identity)
+        self.same_experiment = same_experiment
         self.validate = validate
         self.select_by = select_by
         self._position = _Position()
@@ -101,7 +106,7 @@ class Trainer:
             CheckpointError: none is readable, or it belongs to another experiment.
         """
         state, path = self.run.checkpoints.load_newest(device=self.step.device)
-        if state.get("identity") != self.identity:
+        if not self.same_experiment(state.get("identity", {}), self.identity):
             raise CheckpointError(f"{path} is a checkpoint of another recipe; start a new run in another --run-dir")
         self.step.load_state_dict(state["training"])
         self._position = _Position(**state["position"])

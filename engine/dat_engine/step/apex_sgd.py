@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dat_engine.errors import UserError
+
 CANNOT_BE_CAPTURED = (
     "apex's FusedSGD takes its learning rate from the host, so a captured graph could not follow the schedule; "
     "--optimizer.implementation torch can be captured"
@@ -61,13 +63,13 @@ def fused_sgd(
     """
     reason = why_unusable()
     if reason is not None:
-        raise ValueError(f"{reason}; or {REMEDY}")
+        raise UserError(f"{reason}; or {REMEDY}")
     first = parameters[0]
     if first.device.type not in _DEVICES:
-        raise ValueError(f"apex's FusedSGD works on a GPU and the parameters are on {first.device}; {REMEDY}")
+        raise UserError(f"apex's FusedSGD works on a GPU and the parameters are on {first.device}; {REMEDY}")
     others = {parameter.dtype for parameter in parameters} - {torch.float32}
     if others:  # it passes over them without a word
-        raise ValueError(
+        raise UserError(
             f"apex's FusedSGD would leave parameters in {', '.join(map(str, others))} unchanged, it updates float32; {REMEDY}"
         )
     optimizer: torch.optim.Optimizer = importlib.import_module("apex.optimizers").FusedSGD(

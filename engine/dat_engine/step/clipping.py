@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-
-
-def check_clip_norm(clip_norm: float | None) -> None:
-    """Raises ValueError for a norm that no gradient could be clipped to."""
-    if clip_norm is not None and not 0 < clip_norm < math.inf:
-        raise ValueError(f"clip_norm must be positive and finite, or left out; got {clip_norm:g}")
 
 
 @torch.no_grad()

@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dat_engine.step import apex_sgd
-from dat_engine.step.adamw import AdamWSettings, adamw
-from dat_engine.step.clipping import check_clip_norm, clip_gradients
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SGDSettings:
-    """SGD with momentum; weight decay applies to every parameter, BatchNorm's included, as in the published code."""
-
-    kind: Literal["sgd"] = "sgd"
-    """sgd or adamw; read before the other flags, it decides which there are and their defaults."""
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = False
-    implementation: Literal["torch", "apex"] = "torch"
-    """torch's fused kernels, or NVIDIA apex's where that is installed (GPU and float32 weights only; never captured in a
-    CUDA graph)."""
-    clip_norm: float | None = None
-    """Largest norm of the whole gradient, beyond which it is scaled down; None: never."""
-
-    def __post_init__(self) -> None:
-        if self.implementation not in ("torch", "apex"):
-            raise ValueError(f"implementation must be torch or apex; got {self.implementation!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate:g}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1); got {self.momentum:g}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be finite and not negative; got {self.weight_decay:g}")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs momentum; set one above 0, or leave nesterov off")
-        check_clip_norm(self.clip_norm)
-
-
-OptimizerSettings = SGDSettings | AdamWSettings
-
-OPTIMIZERS: dict[str, type[SGDSettings] | type[AdamWSettings]] = {"sgd": SGDSettings, "adamw": AdamWSettings}
-"""Settings by the name of their kind."""
-
-
-def optimizer_settings(kind: str) -> type[SGDSettings] | type[AdamWSettings]:
-    """The settings class of the optimizer called `kind`.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if kind not in OPTIMIZERS:
-        raise ValueError(f"no optimizer is called {kind!r}; choose one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[kind]
+from dat_engine.step.adamw import adamw
+from dat_engine.step.clipping import clip_gradients
+from dat_engine.step.optimizer_settings import AdamWSettings, OptimizerSettings, SGDSettings
 
 
 def build_optimizer(module: nn.Module, settings: OptimizerSettings, *, maximize: bool = False) -> torch.optim.Optimizer:
-    """The optimizer that `settings` describe, over all parameters of `module`; `maximize` makes it ascend.
+    """The optimizer that `settings` describe, over the parameters of `module` that want a gradient; `maximize`: it ascends.
 
     Raises:
-        ValueError: apex is asked for and cannot serve.
+        UserError: apex is asked for and cannot serve.
     """
     if isinstance(settings, AdamWSettings):
         return adamw(module, settings, maximize=maximize)
-    return sgd(module.parameters(), settings, maximize=maximize)
+    wanting = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return sgd(wanting, settings, maximize=maximize)
 
 
 def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: bool = False) -> torch.optim.Optimizer:

@@ -75,6 +75,7 @@ class TrainingStep:
         self.model = model.to(memory_format=self.precision.memory_format).train()
         self.method = method
         self.update = update
+        self._processes = processes
         self._many = processes.world_size > 1
         self.optimizer = build_optimizer(model, optimizer)
         self.second_player = method.second_player
@@ -185,7 +186,8 @@ class TrainingStep:
                 parameter.grad = None
             # into .grad, not out of autograd.grad: DistributedDataParallel's hooks hang on the accumulation, and only it
             # gives gradients the strides of their parameters, which fused optimizers walk side by side as flat memory
-            self.guard.scaled(loss).backward(inputs=parameters)
+            with self._processes.exchanging():
+                self.guard.scaled(loss).backward(inputs=parameters)
         with named_range("optimizer"):
             self.guard.check(loss, parameters)
             for optimizer in optimizers:
@@ -205,7 +207,7 @@ class TrainingStep:
 
     def _train_logits(self, forward: Callable[[Tensor], Tensor], groups: Groups, layout: tuple[str, ...]) -> Groups:
         images = torch.cat(groups).contiguous(memory_format=self.precision.memory_format)
-        with branch_layout(self.model, layout), self.precision.autocast(self.device):
+        with branch_layout(self.model, layout), self.precision.autocast(self.device), self._processes.exchanging():
             logits = forward(images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).chunk(len(groups))
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dat import models
-from dat.methods import METHODS, Task
-from dat.methods.dat import DATSettings
+from dat.methods import METHODS
+from dat.methods.dat import DAT
+from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.profile import flops
@@ -36,9 +37,9 @@ def test_compiled_functions_are_counted_too():
 @pytest.mark.parametrize(
     ("method", "settings", "forwards", "stem_backwards_saved"),
     [
-        ("dat", DATSettings(), 35, 0),
+        ("dat", DAT(), 35, 0),
         # the groups that theta's pass takes want no gradient
-        ("dat", DATSettings(generator_update="alternating"), 41, 4),
+        ("dat", DAT(generator_update="alternating"), 41, 4),
         ("pgd-at", METHODS["pgd-at"].settings, 23, 1),
     ],
     ids=["dat joint", "dat alternating", "pgd-at"],

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dat import models
-from dat.methods import METHODS, Task
+from dat.methods import METHODS
+from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.profile.ranges import RANGES, named_range
 from dat_engine.profile.trace import OTHER, innermost, read_windows, recording, shared, window

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from dat import models
-from dat.methods.base import Task
-from dat.methods.dat import DAT, DATSettings
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
+from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.distributed import join, leave
 from dat_engine.model.precision import Precision
@@ -34,7 +35,7 @@ def main(output: str, update: str, precision: str) -> None:
     torch.manual_seed(0)
     model = models.build("resnet8", num_classes=CLASSES, width=4).to(policy.dtype)
     task = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(SHAPE))
-    method = DAT(DATSettings(generator_update=update), task)
+    method = DATMethod(DAT(generator_update=update), task)
     method.generator.to(policy.dtype)
     if processes.world_size > 1:
         synchronise_batchnorm(model)

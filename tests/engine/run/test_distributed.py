@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dat_engine.distributed import Processes, ProcessesError
+
 WORKER = Path(__file__).parent / "synchronised_worker.py"
 ROOT = Path(__file__).parents[3]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -127,3 +129,25 @@ def test_a_restart_does_not_take_up_the_run_of_another_command(tmp_path):
     result = run([*restarted, "--run-dir", str(tmp_path / "run")])
     assert result.returncode != 0 and "already holds a run" in result.stderr
     assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == before
+
+
+class _AnotherError(RuntimeError):
+    """Stands for out of memory, a compiler's error and the like: this process's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo] anything at all"), True),
+        (torch.distributed.DistBackendError("NCCL"), True),
+        (torch.distributed.DistNetworkError("reset"), True),
+        (_AnotherError("Connection of gloo and NCCL"), False),
+        (ValueError("Connection"), False),
+    ],
+)
+def test_a_lost_process_is_known_by_type_and_not_by_words(error, lost):
+    with pytest.raises(ProcessesError if lost else type(error)), Processes(rank=0, world_size=2).exchanging():
+        raise error
+    with pytest.raises(type(error)) as alone, Processes().exchanging():
+        raise error
+    assert alone.value is error

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from dat.cli.doctor import examine
-from dat.methods.dat import DAT, DATSettings
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
 from dat_engine.step import apex_sgd
 from dat_engine.step.apex_sgd import why_unusable
 from dat_engine.step.graph import GraphedStep
@@ -69,7 +70,7 @@ def installed(tmp_path: Path, monkeypatch):
 def apex_step() -> TrainingStep:
     torch.manual_seed(0)
     model = dat_step().model
-    return TrainingStep(model, DAT(DATSettings(), TASK), optimizer=SETTINGS, seed=7)
+    return TrainingStep(model, DATMethod(DAT(), TASK), optimizer=SETTINGS, seed=7)
 
 
 @pytest.mark.skipif(why_unusable() is None, reason="this machine has NVIDIA's apex, so its absence cannot be shown")

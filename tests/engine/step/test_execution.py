@@ -8,8 +8,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from dat import models
-from dat.methods.base import Task
-from dat.methods.dat import DAT, DATSettings
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
+from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.data import Batch
 from dat_engine.step.graph import GraphedStep, pass_through
@@ -33,7 +34,7 @@ def batches(count: int) -> list[Batch]:
 
 def training_step(**options) -> TrainingStep:
     torch.manual_seed(0)
-    method = DAT(DATSettings(steps=2, mix_padding=3, mix_flip=True), TASK)
+    method = DATMethod(DAT(steps=2, mix_padding=3, mix_flip=True), TASK)
     model = models.build("resnet8", num_classes=5, width=4)
     return TrainingStep(model, method, optimizer=SGDSettings(learning_rate=0.02), seed=7, **options)
 

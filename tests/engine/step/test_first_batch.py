@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from dat import models
-from dat.methods.base import Task
-from dat.methods.plain import Plain, PlainSettings
+from dat.methods.plain import Plain
+from dat.methods.plain.method import PlainMethod
+from dat.methods.task import Task
 from dat_engine.data import Batch, DataError
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop
@@ -30,7 +31,7 @@ def batch() -> Batch:
 def plain_step() -> TrainingStep:
     torch.manual_seed(0)
     model = models.build("resnet8", num_classes=5, width=4, branches=("base",))
-    return TrainingStep(model, Plain(PlainSettings(), TASK), optimizer=SGDSettings(learning_rate=0.05))
+    return TrainingStep(model, PlainMethod(Plain(), TASK), optimizer=SGDSettings(learning_rate=0.05))
 
 
 def both(change):
@@ -147,6 +148,6 @@ def test_what_a_model_raises_for_reasons_of_its_own_is_passed_on():
         def forward(self, images):
             raise RuntimeError("it is broken")
 
-    step = TrainingStep(Broken(), Plain(PlainSettings(), TASK), optimizer=SGDSettings())
+    step = TrainingStep(Broken(), PlainMethod(Plain(), TASK), optimizer=SGDSettings())
     with pytest.raises(RuntimeError, match="it is broken"):
         step(batch())

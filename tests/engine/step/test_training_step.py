@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from dat import models
-from dat.methods.base import Task
-from dat.methods.dat import DAT, DATSettings
-from dat.methods.pgd_at import PGDAT, PGDATSettings
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
+from dat.methods.pgd_at import PGDAT
+from dat.methods.pgd_at.method import PGDATMethod
+from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.step.guard import NonFiniteError
@@ -34,7 +36,7 @@ def batch(seed: int = 0, size: int = 6) -> Batch:
 
 def dat_step(*, update: str = "joint", precision: str = "fp32", channels_last: bool = False, **options) -> TrainingStep:
     torch.manual_seed(0)
-    method = DAT(DATSettings(generator_update=update), TASK)
+    method = DATMethod(DAT(generator_update=update), TASK)
     model = models.build("resnet18", num_classes=5, width=4)
     return TrainingStep(
         model,
@@ -160,7 +162,7 @@ def test_fp16_halves_its_scale_on_overflow():
 def test_a_method_without_second_player():
     torch.manual_seed(0)
     model = models.build("resnet18", num_classes=5, width=4, branches=("base",))
-    step = TrainingStep(model, PGDAT(PGDATSettings(steps=2), TASK), optimizer=SGDSettings(learning_rate=0.05))
+    step = TrainingStep(model, PGDATMethod(PGDAT(steps=2), TASK), optimizer=SGDSettings(learning_rate=0.05))
     losses = [float(step(batch())["loss"]) for _ in range(6)]
     assert losses[-1] < losses[0]
 
@@ -188,7 +190,7 @@ def test_the_view_of_an_untraceable_model_follows_its_running_statistics():
     torch.manual_seed(0)
     model = Untraceable()
     with pytest.warns(UserWarning, match="cannot be traced"):
-        step = TrainingStep(model, PGDAT(PGDATSettings(steps=1), TASK), optimizer=SGDSettings(learning_rate=0.05))
+        step = TrainingStep(model, PGDATMethod(PGDAT(steps=1), TASK), optimizer=SGDSettings(learning_rate=0.05))
     for _ in range(3):
         step(batch())
     step.attack_model.refresh()

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dat.methods.base import Task
-from dat.methods.dat import DAT, DATSettings
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
+from dat.methods.task import Task
 from dat.models.convnext import convnext
 from dat.models.vision_transformer import vision_transformer
 from dat_engine.attack.attack_model import AttackModel
@@ -93,7 +94,7 @@ def batch(seed: int = 0) -> Batch:
 def dat_step(name: str, **options) -> TrainingStep:
     model = network(name)
     torch.manual_seed(1)
-    method = DAT(DATSettings(steps=2), TASK)
+    method = DATMethod(DAT(steps=2), TASK)
     optimizer = AdamWSettings(learning_rate=1e-3, clip_norm=1.0)
     return TrainingStep(model, method, optimizer=optimizer, seed=7, **options)
 

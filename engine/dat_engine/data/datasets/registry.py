@@ -8,8 +8,9 @@ from dat_engine.data.arrays import DatasetDescription, ImageArrays
 from dat_engine.data.datasets import cifar, digits, folders, tinyimagenet
 from dat_engine.data.errors import DataError
 from dat_engine.data.files.files import FileSettings, ImageSource
+from dat_engine.errors import UserError, unknown_name
 
-__all__ = ["SOURCES", "Source", "describe", "load"]
+__all__ = ["SOURCES", "Source", "describe", "load", "needs_files"]
 
 _AS_PUBLISHED = FileSettings()
 
@@ -38,13 +39,15 @@ class Source:
 
     describe: Describe
     read: ReadSplit
+    reads_files: bool = True
+    """Whether it lies under the data root; False where a package brings it."""
 
 
-def _in_memory(name: str, description: DatasetDescription, read: ReadArrays) -> Source:
+def _in_memory(name: str, description: DatasetDescription, read: ReadArrays, *, reads_files: bool = True) -> Source:
     def check_size(files: FileSettings) -> None:
         if files.image_size is not None or files.resize is not None:
             _, height, width = description.image_shape
-            raise ValueError(
+            raise UserError(
                 f"image_size and resize are for data sets of image files, and {name} holds images of {height}x{width}; "
                 "leave both out"
             )
@@ -65,13 +68,13 @@ def _in_memory(name: str, description: DatasetDescription, read: ReadArrays) -> 
             )
         return arrays
 
-    return Source(describe=describe_it, read=read_it)
+    return Source(describe=describe_it, read=read_it, reads_files=reads_files)
 
 
 SOURCES: dict[str, Source] = {
     "cifar10": _in_memory("cifar10", cifar.CIFAR10, cifar.read_cifar10),
     "cifar100": _in_memory("cifar100", cifar.CIFAR100, cifar.read_cifar100),
-    "digits": _in_memory("digits", digits.DESCRIPTION, digits.read_digits),
+    "digits": _in_memory("digits", digits.DESCRIPTION, digits.read_digits, reads_files=False),
     "imagefolder": Source(describe=folders.describe_imagefolder, read=folders.read_imagefolder),
     "imagenet": Source(describe=folders.describe_imagenet, read=folders.read_imagenet),
     "tinyimagenet": Source(describe=tinyimagenet.describe_tinyimagenet, read=tinyimagenet.read_tinyimagenet),
@@ -87,6 +90,11 @@ def describe(name: str, root: Path | None = None, *, files: FileSettings = _AS_P
     Raises ValueError for an unknown name, DataError (a ValueError) where the folders are needed and not usable.
     """
     return _source(name).describe(root, files)
+
+
+def needs_files(name: str) -> bool:
+    """Whether a data set lies under the data root. Raises UserError for an unknown name."""
+    return _source(name).reads_files
 
 
 def load(
@@ -108,11 +116,11 @@ def load(
     """
     source = _source(name)
     if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r}; use train or test")
+        raise UserError(f"unknown split {split!r}; use train or test")
     return source.read(root, split, download, files)
 
 
 def _source(name: str) -> Source:
     if name not in SOURCES:
-        raise ValueError(f"unknown data set {name!r}; known are {', '.join(sorted(SOURCES))}")
+        raise unknown_name("data set", name, SOURCES)
     return SOURCES[name]

@@ -1,16 +1,16 @@
 """Images held as files, and how a file becomes an image of the size that a model sees."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 from dat_engine.data.arrays import ImageArrays, check_targets
+from dat_engine.data_kinds import OnDamaged
+from dat_engine.errors import UserError
 
 __all__ = ["FileSettings", "ImageFiles", "ImageSource", "OnDamaged"]
-
-OnDamaged = Literal["skip", "fatal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class FileSettings:
     def __post_init__(self) -> None:
         for name, value in (("image_size", self.image_size), ("resize", self.resize)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; use a positive number of pixels, or None for the data set's own")
+                raise UserError(f"{name} is {value}; use a positive number of pixels, or None for the data set's own")
         _check_on_damaged(self.on_damaged)
 
 
@@ -68,7 +68,7 @@ class ImageFiles:
                 "give N paths and targets [N] with N of at least 1"
             )
         if not 1 <= self.image_size <= self.resize:
-            raise ValueError(
+            raise UserError(
                 f"images of {self.image_size} pixels cannot be cut out of files whose shorter edge is scaled to "
                 f"{self.resize}; image_size must be positive and at most resize"
             )
@@ -98,4 +98,4 @@ ImageSource: TypeAlias = ImageArrays | ImageFiles
 
 def _check_on_damaged(value: str) -> None:
     if value not in ("skip", "fatal"):
-        raise ValueError(f"on_damaged is {value!r}; use 'skip' or 'fatal'")
+        raise UserError(f"on_damaged is {value!r}; use 'skip' or 'fatal'")

@@ -3,7 +3,7 @@
 import math
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,10 +18,10 @@ from dat_engine.data.loaders.dali_pipeline import dali_installed
 from dat_engine.data.loaders.resident import ResidentLoader
 from dat_engine.data.loaders.torchvision import TorchvisionLoader
 from dat_engine.data.resized_crop import RandomResizedCrop
+from dat_engine.data_kinds import LoaderKind
+from dat_engine.errors import UserError
 
 __all__ = ["LoaderKind", "free_bytes", "open_loader", "resident_bytes"]
-
-LoaderKind = Literal["auto", "resident", "dali", "torchvision"]
 
 # The rest is for weights, activations and the attack.
 _RESIDENT_SHARE = 0.5
@@ -55,9 +55,9 @@ def open_loader(
     files that cannot be read, and for damaged ones where those are fatal.
     """
     if kind not in ("auto", "resident", "dali", "torchvision"):
-        raise ValueError(f"unknown loader {kind!r}; use auto, resident, dali or torchvision")
+        raise UserError(f"unknown loader {kind!r}; use auto, resident, dali or torchvision")
     if extra_views < 0:
-        raise ValueError(f"extra_views is {extra_views}; use 0 or a positive number of augmented views")
+        raise UserError(f"extra_views is {extra_views}; use 0 or a positive number of augmented views")
     device = torch.device(device)
     settings: dict[str, Any] = {
         "batch_size": batch_size,

@@ -16,6 +16,7 @@ from dat_engine.data.loaders.dali_pipeline import ViewsPipeline, dali_installed
 from dat_engine.data.loaders.dali_requests import ArrayRequests, FileRequests, WindowRequests
 from dat_engine.data.resized_crop import NO_RESIZED_CROP_OF_ARRAYS, RandomResizedCrop
 from dat_engine.data.sampler import EpochSampler
+from dat_engine.errors import UserError
 from dat_kernels import augment
 
 __all__ = ["DaliLoader"]
@@ -56,9 +57,9 @@ class DaliLoader:
         extra_views: int = 0,
     ) -> None:
         if threads is not None and threads < 1:
-            raise ValueError(f"threads is {threads}; use at least 1, or None for the cores that this process may use")
+            raise UserError(f"threads is {threads}; use at least 1, or None for the cores that this process may use")
         if not dali_installed():
-            raise ValueError(
+            raise UserError(
                 "this loader needs NVIDIA DALI; install it with: pip install 'dat-engine[dali]' (Linux), "
                 "or use the torchvision loader"
             )
@@ -153,7 +154,7 @@ def _requests(
 ) -> ArrayRequests | FileRequests:
     if isinstance(source, ImageArrays):
         if isinstance(augmentation, RandomResizedCrop):
-            raise ValueError(NO_RESIZED_CROP_OF_ARRAYS)
+            raise UserError(NO_RESIZED_CROP_OF_ARRAYS)
         return ArrayRequests(source)
     if isinstance(augmentation, RandomResizedCrop):
         return WindowRequests(source, augmentation, order, views)

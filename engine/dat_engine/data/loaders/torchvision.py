@@ -16,6 +16,7 @@ from dat_engine.data.files.decoding import CorruptImage, centre_view, decode
 from dat_engine.data.files.files import ImageFiles, ImageSource
 from dat_engine.data.resized_crop import NO_RESIZED_CROP_OF_ARRAYS, RandomResizedCrop
 from dat_engine.data.sampler import EpochSampler
+from dat_engine.errors import UserError
 
 __all__ = ["TorchvisionLoader"]
 
@@ -51,7 +52,7 @@ class TorchvisionLoader:
         extra_views: int = 0,
     ) -> None:
         if workers < 0:
-            raise ValueError(f"workers is {workers}; use 0 (no worker process) or a positive number")
+            raise UserError(f"workers is {workers}; use 0 (no worker process) or a positive number")
         self._order = EpochSampler(
             num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
@@ -122,7 +123,7 @@ class _Views:
 
     def __init__(self, source: ImageSource, augmentation: Augmentation | RandomResizedCrop, views: int) -> None:
         if isinstance(source, ImageArrays) and isinstance(augmentation, RandomResizedCrop):
-            raise ValueError(NO_RESIZED_CROP_OF_ARRAYS)
+            raise UserError(NO_RESIZED_CROP_OF_ARRAYS)
         self.shape = (views, *source.image_shape)
         self._source = source
         self._augments_whole_file = isinstance(augmentation, RandomResizedCrop)

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dat.losses import smoothed_targets, soft_target_ascent
-from dat.methods.base import MethodEntry, Task
+from dat.methods.pgd_at import PGDAT
+from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
 from dat_engine.data import Batch
 from dat_engine.step.method import Noise
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PGDATSettings:
-    """Settings of PGD adversarial training."""
-
-    steps: int = 10
-    step_size: float | None = None
-    """None: a quarter of epsilon."""
-
-
-class PGDAT:
+class PGDATMethod:
     """See the module; one group, x'."""
 
     layout = ("base",)
@@ -34,7 +25,7 @@ class PGDAT:
     adversarial_group = 0
     second_player = None
 
-    def __init__(self, settings: PGDATSettings, task: Task) -> None:
+    def __init__(self, settings: PGDAT, task: Task) -> None:
         self.num_classes = task.num_classes
         self.attack = AttackSettings(
             epsilon=task.epsilon,
@@ -57,12 +48,3 @@ class PGDAT:
 
     def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
         return {"loss": functional.cross_entropy(logits[0], targets)}
-
-
-ENTRY = MethodEntry(
-    create=PGDAT,
-    settings=PGDATSettings(),
-    epochs=200,
-    milestones=(100, 150),
-    summary="PGD adversarial training: cross entropy on attacked images",
-)

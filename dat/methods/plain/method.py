@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dat.methods.base import MethodEntry, Task
+from dat.methods.plain import Plain
+from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.data import Batch
 from dat_engine.step.method import Noise
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlainSettings:
-    """Settings of plain training."""
-
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
-
-
-class Plain:
+class PlainMethod:
     """See the module; one group, x."""
 
     layout = ("base",)
@@ -34,7 +23,7 @@ class Plain:
     adversarial_group = 0
     second_player = None
 
-    def __init__(self, settings: PlainSettings, task: Task) -> None:
+    def __init__(self, settings: Plain, task: Task) -> None:
         self.settings = settings
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
@@ -49,13 +38,3 @@ class Plain:
 
     def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
         return {"loss": functional.cross_entropy(logits[0], targets, label_smoothing=self.settings.label_smoothing)}
-
-
-ENTRY = MethodEntry(
-    create=Plain,
-    settings=PlainSettings(),
-    epochs=200,
-    milestones=(100, 150),
-    select_by="natural",
-    summary="plain training on clean images: the reference point, not robust",
-)

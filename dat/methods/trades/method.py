@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dat.losses import kl_divergence, soft_target_ascent
-from dat.methods.base import MethodEntry, Task
+from dat.methods.task import Task
+from dat.methods.trades import TRADES
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
 from dat_engine.data import Batch
@@ -19,24 +18,7 @@ from dat_engine.profile.ranges import named_range
 from dat_engine.step.method import Noise
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TRADESSettings:
-    """Settings of TRADES."""
-
-    beta: float = 6.0
-    """Weight of the KL divergence in the loss."""
-    steps: int = 10
-    step_size: float | None = None
-    """None: 0.007 / (8/255) = 0.223 of epsilon, which is the published 0.007 at the published epsilon."""
-    start_scale: float = 0.001
-    """Standard deviation of the gaussian start."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"beta must be finite and not negative; got {self.beta:g}")
-
-
-class TRADES:
+class TRADESMethod:
     """See the module; two groups, x and x'."""
 
     layout = ("base", "base")
@@ -44,7 +26,7 @@ class TRADES:
     adversarial_group = 1
     second_player = None
 
-    def __init__(self, settings: TRADESSettings, task: Task) -> None:
+    def __init__(self, settings: TRADES, task: Task) -> None:
         self.settings = settings
         published_share = 0.007 * 255 / 8
         self.attack = AttackSettings(
@@ -75,12 +57,3 @@ class TRADES:
         cross_entropy = functional.cross_entropy(clean, targets)
         kl = kl_divergence(clean, adversarial)
         return {"loss": cross_entropy + self.settings.beta * kl, "cross_entropy": cross_entropy, "kl": kl}
-
-
-ENTRY = MethodEntry(
-    create=TRADES,
-    settings=TRADESSettings(),
-    epochs=100,
-    milestones=(75, 90),
-    summary="TRADES: clean cross entropy plus the KL divergence to the attacked prediction",
-)

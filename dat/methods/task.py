@@ -1,0 +1,23 @@
+"""The problem that a method is set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dat_engine.data import Augmentation, RandomResizedCrop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """The threat model, and the shapes that a method works on."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    epsilon: float
+    mean_amplitude: Callable[[], Tensor]
+    """Computes the training set's mean Fourier amplitude, float32 [C, H, W] in FFT order, when a method asks for it."""
+    augmentation: Augmentation | RandomResizedCrop = field(default_factory=lambda: Augmentation(padding=0, flip=False))
+    """What the data set does to its own training images; none where nobody says, so that no method mirrors a letter."""

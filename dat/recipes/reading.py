@@ -1,0 +1,207 @@
+"""Recipes out of dictionaries and files: a run's config.json, a checkpoint, a JSON or YAML file of the user's."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dat.cli.number_text import parse_number
+from dat.methods import method_entry
+from dat.recipes import Recipe, recipe, with_epochs
+from dat_engine.errors import UserError, did_you_mean
+from dat_engine.step.optimizer_settings import optimizer_settings
+
+
+def recipe_from_dict(values: Mapping[str, Any], *, source: str = "this recipe") -> Recipe:
+    """Read back what `Recipe.to_dict` wrote; a field that an older version did not write has its default.
+
+    Args:
+        source: what the sentence of an error begins with: the file's name.
+
+    Raises:
+        UserError: a field that is not known, or whose value is of another type or out of range.
+    """
+    for name in ("name", "method"):
+        if not isinstance(values.get(name), str):
+            raise UserError(f"{source} has no {name}, which every recipe has")
+    settings_type = type(method_entry(values["method"]).settings)
+    given = dict(values)
+    settings = _settings(settings_type, given.pop("settings", {}), None, "settings.", given, source)
+    return _settings(Recipe, {**given, "settings": settings}, None, "", {**given, "settings": settings}, source)
+
+
+def read_recipe_file(path: Path) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of a file, and what it says about where to run it (`run` of a config.json; empty where it says nothing).
+
+    The file is a run's config.json, or JSON or YAML of the same form, the `recipe` alone included. It must name the
+    recipe (`name`); what it leaves out is as that recipe and the `method` (default: dat) have it.
+
+    Raises:
+        UserError: no such file, no recipe in it, a field that is not known or whose value is wrong.
+    """
+    document = _read_mapping(path)
+    source = str(path)
+    values = document.get("recipe", document)
+    run = document.get("run", {}) if "recipe" in document else {}
+    if not isinstance(values, Mapping) or not isinstance(run, Mapping):
+        raise UserError(f"{source} holds no recipe; give a run's config.json, or a file with name, method and fields")
+    name, method = values.get("name"), values.get("method", "dat")
+    if not isinstance(name, str) or not isinstance(method, str):
+        raise UserError(f"{source} does not name its recipe; add a line such as name: cifar10-resnet18")
+    base = recipe(name, method)
+    given = dict(values)
+    settings = _settings(type(base.settings), given.get("settings", {}), base.settings, "settings.", values, source)
+    read = _settings(Recipe, {**given, "method": method, "settings": settings}, base, "", values, source)
+    schedule = given.get("schedule", {})
+    if read.epochs != base.epochs and "milestones" not in schedule:
+        read = with_epochs(_settings(Recipe, {"epochs": base.epochs}, read, "", values, source), read.epochs)
+    return read, dict(run)
+
+
+def _read_mapping(path: Path) -> Mapping[str, Any]:
+    if path.is_dir():
+        path = path / "config.json"  # a run directory stands for its own
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UserError(f"cannot read the recipe {path}: {reason}") from None
+    if path.suffix == ".json":
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}") from None
+    else:
+        import yaml
+
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, Mapping):
+        raise UserError(f"{path} holds no recipe; give a run's config.json, or a file with name, method and fields")
+    return document
+
+
+def _settings(kind: Any, values: Any, base: Any, prefix: str, whole: Mapping[str, Any], source: str) -> Any:
+    """A dataclass of type `kind` out of a dictionary; what that lacks comes from `base`, or is the type's default."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source}: {prefix.rstrip('.')} must hold fields; got {values!r}")
+    hints = _hints(kind)
+    for name in values:
+        if name not in hints:
+            known = field_names(whole.get("method"))
+            raise UserError(f"{source}: a recipe has no field {prefix}{name}{did_you_mean(f'{prefix}{name}', known)}")
+    arguments = {}
+    for field in fields(kind):
+        name = field.name
+        inherited = None if base is None else getattr(base, name)
+        if name not in values:
+            if base is not None:
+                arguments[name] = inherited
+            elif field.default is MISSING and field.default_factory is MISSING:
+                raise UserError(f"{source} lacks {prefix}{name}")
+            continue
+        nested = _nested(hints[name], values[name], inherited)
+        if nested is not None:
+            own = inherited if type(inherited) is nested else None
+            arguments[name] = _settings(nested, values[name], own, f"{prefix}{name}.", whole, source)
+        else:
+            arguments[name] = _value(hints[name], values[name], f"{source}: {prefix}{name}")
+    try:
+        return kind(**arguments)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _nested(hint: Any, values: Any, inherited: Any) -> Any:
+    """The dataclass that a field holds, among several the one of the `kind` that is named; None for a plain value."""
+    choices = [choice for choice in (get_args(hint) or (hint,)) if is_dataclass(choice)]
+    if not choices:
+        return None
+    if len(choices) == 1:
+        return choices[0]
+    if isinstance(values, Mapping) and "kind" in values:
+        return optimizer_settings(values["kind"])
+    return choices[0] if inherited is None else type(inherited)
+
+
+def field_names(method: object) -> list[str]:
+    """Dotted names of all fields of a recipe, those of the method's settings included where `method` names one."""
+    names = [name for name in _names_below(Recipe, "") if name != "settings"]
+    if isinstance(method, str):
+        names += _names_below(type(method_entry(method).settings), "settings.")
+    return names
+
+
+def _names_below(kind: Any, prefix: str) -> list[str]:
+    names = []
+    for name, hint in _hints(kind).items():
+        choices = [choice for choice in (get_args(hint) or (hint,)) if is_dataclass(choice)]
+        names += [below for choice in choices for below in _names_below(choice, f"{prefix}{name}.")]
+        names += [] if choices else [f"{prefix}{name}"]
+    return list(dict.fromkeys(names))
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    """`value`, out of JSON or YAML, as the type of its field."""
+    fitting = _fitting(hint, value)
+    if fitting is _UNFIT:
+        raise UserError(f"{name} must be {_described(hint)}; got {value!r}")
+    return fitting
+
+
+_UNFIT = object()
+
+
+def _fitting(hint: Any, value: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        return value if value in arguments else _UNFIT
+    if origin in (Union, types.UnionType):
+        fits = (_fitting(argument, value) for argument in arguments)
+        return next((fit for fit in fits if fit is not _UNFIT), _UNFIT)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return _UNFIT
+        items = tuple(_fitting(arguments[0], item) for item in value)
+        return _UNFIT if _UNFIT in items else items
+    if hint is float:
+        return _number(value)
+    if hint is type(None):
+        return value if value is None else _UNFIT
+    return value if type(value) is hint else _UNFIT  # a bool is no int
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):  # a fraction; and 1e-4, which YAML takes for text
+        try:
+            return parse_number(value)
+        except ValueError:
+            return _UNFIT
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _UNFIT
+
+
+def _described(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_described, arguments))
+    if origin is tuple:
+        return f"a list, each item {_described(arguments[0])}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return words.get(hint, str(hint))
