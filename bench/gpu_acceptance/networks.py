@@ -35,15 +35,13 @@ def training_step(
 ) -> TrainingStep:
     """A ResNet-8 step with DAT's or another method's own settings (fewer attack steps in a rehearsal)."""
     shape = image_shape(setting)
-    task = Task(num_classes=CLASSES, image_shape=shape, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(shape))
+    task = Task(num_classes=CLASSES, image_shape=shape, epsilon=8 / 255)
     entry = METHODS[method]
     settings = replace(entry.settings, steps=1) if setting.rehearsal else entry.settings
     torch.manual_seed(0)
     created = entry.create(settings, task)
-    branches = tuple(dict.fromkeys(entry.layout))
+    branches = entry.branches(entry.settings)
     model = models.build("resnet8", num_classes=CLASSES, width=setting.pick(32, 4), branches=branches)
-    if created.second_player is not None:
-        created.second_player.to(setting.device)
     step = TrainingStep(
         model.to(setting.device),
         created,
@@ -86,13 +84,11 @@ def train(
 def state_of(step: TrainingStep) -> dict[str, Tensor]:
     """Copies of everything that a step trains, by name: weights, statistics, momenta of both players."""
     tensors = dict(step.model.state_dict())
-    if step.second_player is not None:
-        tensors |= {f"psi.{name}": value for name, value in step.second_player.state_dict().items()}
-    for player, optimizer in (("theta", step.optimizer), ("psi", step.second_optimizer)):
-        parameters = [] if optimizer is None else optimizer.param_groups[0]["params"]
-        for index, parameter in enumerate(parameters):
-            assert optimizer is not None
-            tensors[f"momentum of {player} {index}"] = optimizer.state[parameter]["momentum_buffer"]
+    for seat in step.other_seats:
+        tensors |= {f"psi.{name}": value for name, value in seat.player.network.state_dict().items()}
+    for seat in (*step.own_seats, *step.other_seats):
+        for index, parameter in enumerate(seat.parameters):
+            tensors[f"momentum of {seat.player.name} {index}"] = seat.optimizer.state[parameter]["momentum_buffer"]
     return {name: value.clone() for name, value in tensors.items()}
 
 
@@ -139,5 +135,4 @@ def deterministic() -> None:
 
 
 def parameters_of(step: TrainingStep) -> list[nn.Parameter]:
-    psi = [] if step.second_player is None else list(step.second_player.parameters())
-    return [*step.model.parameters(), *psi]
+    return [parameter for seat in (*step.own_seats, *step.other_seats) for parameter in seat.parameters]

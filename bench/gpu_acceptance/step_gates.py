@@ -78,13 +78,14 @@ def against_oracle(update: Any, branching: Any, setting: Setting) -> str:
         generator_update=update,
         learning_rate=ORACLE_RATE,
     )
-    method = DATMethod(DAT(generator_update=update), oracle_setting.TASK)
+    optimizer = SGDSettings(learning_rate=ORACLE_RATE)
+    method = DATMethod(DAT(generator_update=update, generator_optimizer=optimizer), oracle_setting.TASK)
     method.generator.double().load_state_dict(oracle_setting.generator_of(values).state_dict())
     method.generator.to(setting.device)
     step = TrainingStep(
         oracle_setting.model_of(values).to(setting.device),
         method,
-        optimizer=SGDSettings(learning_rate=ORACLE_RATE),
+        optimizer=optimizer,
         precision=Precision(name="fp64", channels_last=True),
         update=update,
         branching=branching,

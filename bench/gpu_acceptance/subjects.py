@@ -83,16 +83,13 @@ def training_step(way: Way, arrays: ImageArrays, setting: Setting) -> TrainingSt
         num_classes=arrays.num_classes,
         image_shape=arrays.image_shape,
         epsilon=8 / 255,
-        mean_amplitude=lambda: torch.ones(arrays.image_shape),
         augmentation=AUGMENTATION,
     )
     torch.manual_seed(0)
     method = entry.create(entry.settings, task)
     name, width = setting.pick(("resnet18", 64), ("resnet8", 4))
-    branches = tuple(dict.fromkeys(entry.layout))
+    branches = entry.branches(entry.settings)
     model = models.build(name, num_classes=arrays.num_classes, width=width, branches=branches)
-    if method.second_player is not None:
-        method.second_player.to(setting.device)
     return TrainingStep(
         model.to(setting.device),
         method,

@@ -52,7 +52,7 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
     # which methods are named decides which further flags there are
     named, _ = take_flag(rest, "--methods")
     methods = parse_methods(ProfileOptions().methods if named is None else named)
-    default = with_optimizer_kinds(recipe(name, methods[0]), optimizer_kinds(rest))
+    default = with_optimizer_kinds(recipe(name, methods[0]), optimizer_kinds(rest, recipe(name, methods[0])))
     settings: list[Any] = [
         (
             _attribute(method),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import field, make_dataclass, replace
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from dat.training.options import DEFAULT_DATA_ROOT, RunOptions, recorded_data_ro
 from dat.training.resumption import refuse_other_numbers
 from dat_engine.errors import UserError, unknown_name
 from dat_engine.run.schedule import Schedule
+from dat_engine.step.optimizer_settings import OptimizerSettings
 
 USAGE = "dat train RECIPE [--method METHOD] [flags]"
 HELP_TEXT = f"""usage: {USAGE}
@@ -126,7 +127,7 @@ def _parse(
 ) -> tuple[Recipe, RunOptions]:
     """The flags over their defaults; `follows`: another number of epochs takes the milestones along, and the like."""
     method = default.method
-    default = with_optimizer_kinds(default, optimizer_kinds(words))
+    default = with_optimizer_kinds(default, optimizer_kinds(words, default))
     flags_type = make_dataclass(
         "Flags",
         [
@@ -153,14 +154,19 @@ def _parse(
     # what follows from other flags, unless it was asked for itself
     if follows and chosen.epochs != default.epochs:
         chosen = replace(chosen, schedule=_for_the_epochs(chosen, default, words))
-    if follows and not _given(words, "--dat.mix-padding"):
-        chosen = with_data_of(replace(chosen, data=default.data), chosen.data)
+    if follows:
+        names = METHODS[method].with_published_crop
+        keep = [name for name in names if _given(words, f"--{method}.{name.replace('_', '-')}")]
+        chosen = with_data_of(replace(chosen, data=default.data), chosen.data, keep=keep)
     return chosen, flags.run
 
 
-def optimizer_kinds(words: Sequence[str]) -> dict[str, str]:
-    """What ``--optimizer.kind`` and ``--generator-optimizer.kind`` say: it decides which further flags there are."""
-    flags = {"optimizer": "--optimizer.kind", "generator_optimizer": "--generator-optimizer.kind"}
+def optimizer_kinds(words: Sequence[str], recipe: Recipe) -> dict[str, str]:
+    """What flags such as ``--optimizer.kind`` say of the recipe's optimizers: it decides which further flags there are."""
+    flags = {"optimizer": "--optimizer.kind"}
+    for own in fields(recipe.settings):
+        if isinstance(getattr(recipe.settings, own.name), OptimizerSettings):
+            flags[f"settings.{own.name}"] = f"--{recipe.method}.{own.name.replace('_', '-')}.kind"
     named = {name: take_flag([word.replace("_", "-") for word in words], flag)[0] for name, flag in flags.items()}
     return {name: kind for name, kind in named.items() if kind is not None}
 

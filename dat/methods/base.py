@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -23,18 +24,21 @@ class MethodEntry:
     """Validation accuracy that the best checkpoint maximises; PGD-20's would pick noise where nothing is robust."""
     without_branches: str | None = None
     """What is lost, with its source, where the classifier has no BatchNorm to give branches to; said once per run."""
-    needs_pairs: bool = False
-    """Whether a batch of one image cannot be trained on (a generator with BatchNorm)."""
+    smallest_batch: int = 1
+    """Images without which a step cannot be made (2 where a network of the method normalises over the batch)."""
+    branches: Callable[[Any], tuple[str, ...]] = lambda settings: ("base",)
+    """BatchNorm branches that the classifier needs under these settings, the default first."""
+    for_image_size: Callable[[Any, int], Any] = lambda settings, image_size: settings
+    """The settings as they suit images of that many pixels a side, where the published ones do not."""
+    with_published_crop: Mapping[str, Any] = field(default_factory=dict)
+    """Settings whose published values belong to data that are cropped as the paper's are (padding 4): with another crop they
+    have their defaults."""
+    lengths: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    """Epochs and milestones by data set, where its paper gives others than those above."""
 
     @property
     def create(self) -> type[Any]:
-        """Class of the method; called with its settings and the task, and implements `dat_engine.step.method.Method`."""
+        """Class of the method; called with its settings and the task, and a subclass of `dat_engine.step.method.Method`."""
         module, _, name = self.implementation.partition(":")
         created: type[Any] = getattr(importlib.import_module(module), name)
         return created
-
-    @property
-    def layout(self) -> tuple[str, ...]:
-        """Branch of every group of the method's joint pass, known before the method is created."""
-        layout: tuple[str, ...] = self.create.layout
-        return layout

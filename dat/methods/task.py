@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from dat_engine.data import Augmentation, RandomResizedCrop
+from dat_engine.data import Augmentation, ImageSource, RandomResizedCrop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +15,7 @@ class Task:
     num_classes: int
     image_shape: tuple[int, int, int]
     epsilon: float
-    mean_amplitude: Callable[[], Tensor]
-    """Computes the training set's mean Fourier amplitude, float32 [C, H, W] in FFT order, when a method asks for it."""
     augmentation: Augmentation | RandomResizedCrop = field(default_factory=lambda: Augmentation(padding=0, flip=False))
     """What the data set does to its own training images; none where nobody says, so that no method mirrors a letter."""
+    training_images: Callable[[], ImageSource] | None = None
+    """Gives the training split to a method that computes something of it; None where there is none to look at."""

@@ -45,7 +45,7 @@ def engine_subject(recipe: Recipe, load: LoadData, device: torch.device) -> Warm
 
     def create(data: TrainingData) -> tuple[StepFunction, StepFunction]:
         model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
-        step = build_step(recipe, model, build_method(recipe, data.train, device))
+        step = build_step(recipe, model, build_method(recipe, data.train))
         return executor(recipe, step), step
 
     mode = execution(recipe, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -95,8 +95,6 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerSettings = field(default_factory=SGDSettings)
-    generator_optimizer: OptimizerSettings = field(default_factory=SGDSettings)
-    """Of the second player, where the method has one; its rate is constant."""
     schedule: Schedule = field(default_factory=Schedule)
     precision: Precision = field(default_factory=Precision)
     engine: EngineSettings = field(default_factory=EngineSettings)
@@ -120,8 +118,12 @@ class Recipe:
                 raise UserError(f"{name} must be at least 1; got {value}")
         if not 0 <= self.seed < 2**63 - 2**32:
             raise UserError(f"seed must be a non-negative 63-bit number; got {self.seed}")
-        if self.batch_size == 1 and METHODS[self.method].needs_pairs:
-            raise UserError(f"{self.method} normalises its generator over the batch; use a batch_size of at least 2")
+        smallest = METHODS[self.method].smallest_batch
+        if self.batch_size < smallest:
+            raise UserError(
+                f"{self.method} normalises a network of its own over the batch; use a batch_size of at least {smallest}, "
+                f"not {self.batch_size}"
+            )
         if self.precision.name == "fp64":
             raise UserError("fp64 is for checks of the step, not for training; use auto, fp32, bf16 or fp16")
         if self.limit_train is not None and self.limit_train < 1:
@@ -167,26 +169,34 @@ def with_epochs(base: Recipe, epochs: int) -> Recipe:
 
 
 def with_optimizer_kinds(base: Recipe, kinds: Mapping[str, str]) -> Recipe:
-    """`base` with default settings of other kinds of optimizers, by the names of its fields ("optimizer", …).
+    """`base` with default settings of other kinds of optimizers, by dotted names of its fields ("optimizer", …).
 
     Raises:
-        ValueError: an unknown kind.
+        UserError: an unknown kind.
     """
-    chosen: dict[str, Any] = {
-        name: optimizer_settings(kind)() for name, kind in kinds.items() if kind != getattr(base, name).kind
-    }
-    return replace(base, **chosen)
+    for name, kind in kinds.items():
+        *group, leaf = name.split(".")
+        holder = getattr(base, group[0]) if group else base
+        if kind == getattr(holder, leaf).kind:
+            continue
+        own: dict[str, Any] = {leaf: optimizer_settings(kind)()}
+        outer: dict[str, Any] = {group[0]: replace(holder, **own)} if group else own
+        base = replace(base, **outer)
+    return base
 
 
-def with_data_of(base: Recipe, data: DataSettings) -> Recipe:
-    """`base` with other settings of its data; where they crop in another way, DAT's mixed image follows them.
+def with_data_of(base: Recipe, data: DataSettings, *, keep: Collection[str] = ()) -> Recipe:
+    """`base` with other settings of its data; where they crop in another way, what was published for the old crop goes.
 
-    The published crop of the mixed image belongs to the published crop of the data. Its flip always follows.
+    Args:
+        keep: the method's settings that were asked for themselves.
     """
     changed = replace(base, data=data)
-    if base.method == "dat" and (data.crop, data.padding) != (base.data.crop, base.data.padding):
-        changed = replace(changed, settings=replace(base.settings, mix_padding=None))
-    return changed
+    if (data.crop, data.padding) == (base.data.crop, base.data.padding):
+        return changed
+    entry = METHODS[base.method]
+    freed = {name: getattr(entry.settings, name) for name in entry.with_published_crop if name not in keep}
+    return replace(changed, settings=replace(base.settings, **freed)) if freed else changed
 
 
 def _published(data: DataSettings, model: str) -> Callable[[str, str], Recipe]:
@@ -195,27 +205,21 @@ def _published(data: DataSettings, model: str) -> Callable[[str, str], Recipe]:
     def create(name: str, method: str) -> Recipe:
         entry = METHODS[method]
         settings = entry.settings
-        if method == "dat" and data.crop == "padded":
-            settings = replace(settings, mix_padding=PUBLISHED_MIX_PADDING)
+        if data.crop == "padded" and entry.with_published_crop:
+            settings = replace(settings, **entry.with_published_crop)
+        epochs, milestones = entry.lengths.get(data.name, (entry.epochs, entry.milestones))
         return Recipe(
             name=name,
             method=method,
             settings=settings,
-            epochs=entry.epochs,
+            epochs=epochs,
             data=data,
             model=ModelSettings(name=model),
-            schedule=Schedule(milestones=entry.milestones),
+            schedule=Schedule(milestones=milestones),
             precision=Precision(name="auto", channels_last=True),
         )
 
     return create
-
-
-def _tinyimagenet(name: str, method: str) -> Recipe:
-    base = _published(DataSettings(name="tinyimagenet"), "resnet18")(name, method)
-    if method != "dat":
-        return base
-    return replace(base, epochs=100, schedule=Schedule(milestones=(75, 80)))
 
 
 def _large_images(data: DataSettings) -> Callable[[str, str], Recipe]:
@@ -223,10 +227,9 @@ def _large_images(data: DataSettings) -> Callable[[str, str], Recipe]:
 
     def create(name: str, method: str) -> Recipe:
         base = _published(data, "resnet50")(name, method)
-        settings = replace(base.settings, coarse_amplitude=32) if method == "dat" else base.settings
         return replace(
             base,
-            settings=settings,
+            settings=METHODS[method].for_image_size(base.settings, 224),
             epsilon=4 / 255,
             epochs=90,
             schedule=Schedule(milestones=(30, 60, 80)),
@@ -274,8 +277,6 @@ def _digits(name: str, method: str) -> Recipe:
     )
 
 
-PUBLISHED_MIX_PADDING = 3  # around the mixed image on the paper's data sets; the image itself has 4
-
 CIFAR10 = DataSettings(name="cifar10")
 CIFAR100 = DataSettings(name="cifar100")
 IMAGENET = DataSettings(name="imagenet", crop="resized", validation=10_000)
@@ -288,7 +289,7 @@ RECIPES: dict[str, Callable[[str, str], Recipe]] = {
     "cifar100-wrn34-10": _published(CIFAR100, "wrn34-10"),
     "cifar10-wrn28-10": _published(CIFAR10, "wrn28-10"),
     "cifar100-wrn28-10": _published(CIFAR100, "wrn28-10"),
-    "tinyimagenet-resnet18": _tinyimagenet,
+    "tinyimagenet-resnet18": _published(DataSettings(name="tinyimagenet"), "resnet18"),
     "cifar10-vit": _without_batchnorm(
         CIFAR10, "vit_tiny_patch4", like=_published(CIFAR10, "resnet18"), learning_rate=5e-4
     ),

@@ -20,7 +20,9 @@ from dat.training.options import DEFAULT_DATA_ROOT
 from dat_engine.data import (
     Augmentation,
     Batch,
+    DatasetDescription,
     FileSettings,
+    ImageArrays,
     ImageSource,
     Loader,
     RandomResizedCrop,
@@ -28,7 +30,6 @@ from dat_engine.data import (
     describe,
     hold_out,
     load,
-    mean_amplitude,
     needs_files,
     open_loader,
     take,
@@ -109,12 +110,21 @@ def check_without_data(recipe: Recipe, data_root: Path, device: torch.device) ->
         num_classes=description.num_classes,
         image_shape=description.image_shape,
         epsilon=recipe.epsilon,
-        mean_amplitude=lambda: torch.ones(description.image_shape),
+        training_images=lambda: _one_image(description),
         augmentation=augmentation(recipe),
     )
     with torch.device("meta"):
         build_model(recipe, task.num_classes, task.image_shape)
         METHODS[recipe.method].create(recipe.settings, task)
+
+
+def _one_image(description: DatasetDescription) -> ImageArrays:
+    """Stands in for images that nobody has read yet."""
+    return ImageArrays(
+        images=torch.zeros((1, *description.image_shape), dtype=torch.uint8, device="cpu"),
+        targets=torch.zeros(1, dtype=torch.int64, device="cpu"),
+        class_names=description.class_names,
+    )
 
 
 def check_data_root(data_root: Path) -> None:
@@ -200,24 +210,22 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
             width=recipe.model.width,
             in_channels=image_shape[0],
             image_size=image_shape[1:],
-            branches=tuple(dict.fromkeys(entry.layout)),
+            branches=entry.branches(recipe.settings),
         )
 
 
-def build_method(recipe: Recipe, train: ImageSource, device: torch.device) -> Method:
-    """The recipe's method, its generator (where it has one) initialised from the recipe's seed and on `device`."""
+def build_method(recipe: Recipe, train: ImageSource) -> Method:
+    """The recipe's method, its own networks (where it has any) initialised from the recipe's seed."""
     task = Task(
         num_classes=train.num_classes,
         image_shape=train.image_shape,
         epsilon=recipe.epsilon,
-        mean_amplitude=lambda: mean_amplitude(train),
+        training_images=lambda: train,
         augmentation=augmentation(recipe),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)
-        method = METHODS[recipe.method].create(recipe.settings, task)
-    if method.second_player is not None:
-        method.second_player.to(device)
+        method: Method = METHODS[recipe.method].create(recipe.settings, task)
     return method
 
 
@@ -226,8 +234,9 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
     device = next(model.parameters()).device
     if recipe.engine.synchronise_batchnorm and processes.world_size > 1:
         synchronise_batchnorm(model)
-        if method.second_player is not None:
-            synchronise_batchnorm(method.second_player)
+        for player in method.players(model):
+            if player.network is not model:
+                synchronise_batchnorm(player.network)
     if processes.is_main:
         _say_what_sharing_costs(recipe, model)
     branching = recipe.engine.branching
@@ -237,9 +246,7 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
         model,
         method,
         optimizer=recipe.optimizer,
-        second_optimizer=recipe.generator_optimizer,
         precision=recipe.precision.on(device),
-        update=getattr(recipe.settings, "generator_update", "joint"),
         branching=branching,
         compiled=execution(recipe, device, processes) != "eager",
         processes=processes,

@@ -72,7 +72,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     if test.class_names != data.train.class_names:
         raise UserError(f"train and test of {recipe.data.name} under {options.data_root} have different classes")
     model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
-    step = build_step(recipe, model, build_method(recipe, data.train, device), processes)
+    step = build_step(recipe, model, build_method(recipe, data.train), processes)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     with (
         _open_run(recipe, options, path, resume, processes) as run,

@@ -11,7 +11,7 @@ from dat import AmplitudeGenerator, models
 from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 from tests.oracle.networks import random_generator_state, random_resnet_state
 
@@ -19,7 +19,7 @@ SIZE, CLASSES, WIDTH = 5, 10, 4
 SHAPE = (3, 16, 16)
 FP64 = Precision(name="fp64")
 OPTIMIZER = SGDSettings(learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
-TASK = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(SHAPE))
+TASK = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=8 / 255)
 
 
 @dataclass(frozen=True, kw_only=True)

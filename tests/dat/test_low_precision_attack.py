@@ -24,12 +24,13 @@ from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, LogitGradient, pgd_attack
 from dat_engine.data import Augmentation, Batch, ResidentLoader, load, unit_range
 from dat_engine.model.precision import Precision
-from dat_engine.step.optimizers import SGDSettings, set_learning_rate
+from dat_engine.step.optimizer_settings import SGDSettings
+from dat_engine.step.optimizers import set_learning_rate
 from dat_engine.step.training_step import TrainingStep
 
 EPSILON, STEPS, EPOCHS, RATE = 0.1, 5, 6, 0.2
 BETA, SMOOTHING = 15.0, 0.5
-TASK = Task(num_classes=10, image_shape=(1, 16, 16), epsilon=EPSILON, mean_amplitude=lambda: torch.ones(1, 16, 16))
+TASK = Task(num_classes=10, image_shape=(1, 16, 16), epsilon=EPSILON)
 ONE_STEP = AttackSettings(epsilon=EPSILON, step_size=EPSILON / 4, steps=1)
 LOW = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 OBJECTIVES = pytest.mark.parametrize("objective", ["cross entropy", "L_AE"])

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from dat.cli.train_flags import parse_train_flags
-from dat.recipes import differences, recipe_from_dict
+from dat.recipes import differences
+from dat.recipes.reading import recipe_from_dict
 from dat.training.rate_drops import say_when_rate_drops
 from dat_engine.run.display import Progress
 

@@ -30,10 +30,10 @@ def test_the_mixed_image_is_augmented_as_the_data_set_is():
 
 
 def test_a_method_that_is_told_of_no_augmentation_does_none():
-    task = Task(num_classes=3, image_shape=(3, 8, 8), epsilon=0.1, mean_amplitude=lambda: torch.ones(3, 8, 8))
+    task = Task(num_classes=3, image_shape=(3, 8, 8), epsilon=0.1)
     images = torch.rand(64, 3, 8, 8)
     batch = Batch(images=images, originals=images, targets=torch.arange(64) % 3, indices=torch.arange(64))
-    noise = DATMethod(DAT(), task).draw(batch, torch.Generator().manual_seed(0))
+    noise = DATMethod(DAT(), task).draw_noise(batch, torch.Generator().manual_seed(0))
     assert not noise["flip"].any() and not noise["crop_offsets"].any()
 
 

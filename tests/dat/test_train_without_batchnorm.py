@@ -12,8 +12,7 @@ from dat.cli.train_flags import parse_train_flags
 from dat_engine.run.checkpoint import load
 from dat_engine.run.schedule import Schedule
 from dat_engine.run.state_tree import take_apart
-from dat_engine.step.adamw import AdamWSettings
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.optimizer_settings import AdamWSettings, SGDSettings
 
 FLAGS = [
     *("--model.name", "vit_lite_patch4"),
@@ -97,7 +96,7 @@ def test_the_rate_warms_up(uninterrupted):
     assert 0 < rows[-1]["lr"] < AdamWSettings().learning_rate
     config = json.loads((uninterrupted[0] / "config.json").read_text())
     assert config["recipe"]["optimizer"]["kind"] == "adamw"
-    assert config["recipe"]["generator_optimizer"]["kind"] == "sgd"
+    assert config["recipe"]["settings"]["generator_optimizer"]["kind"] == "sgd"
 
 
 def parsed(*words: str):
@@ -106,9 +105,9 @@ def parsed(*words: str):
 
 def test_the_kind_of_an_optimizer_decides_its_flags():
     recipe = parsed("cifar10-resnet18", "--optimizer.betas", "0.9", "0.95", "--optimizer.kind=adamw")
-    assert recipe.optimizer == AdamWSettings(betas=(0.9, 0.95)) and recipe.generator_optimizer == SGDSettings()
-    recipe = parsed("cifar10-resnet18", "--generator-optimizer.kind", "adamw")
-    assert recipe.optimizer == SGDSettings() and recipe.generator_optimizer == AdamWSettings()
+    assert recipe.optimizer == AdamWSettings(betas=(0.9, 0.95)) and recipe.settings.generator_optimizer == SGDSettings()
+    recipe = parsed("cifar10-resnet18", "--dat.generator-optimizer.kind", "adamw")
+    assert recipe.optimizer == SGDSettings() and recipe.settings.generator_optimizer == AdamWSettings()
     assert parsed("cifar10-vit", "--optimizer.kind", "sgd").optimizer == SGDSettings()
     assert parsed("cifar10-vit", "--optimizer.kind", "adamw").optimizer.clip_norm == 1.0  # the recipe's, as it was
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dat.methods.base import MethodEntry
 from dat_engine.errors import UserError
+from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +40,8 @@ class DAT:
     """Whether the generator also sees the gradient through the attacked mixed image."""
     generator_update: Literal["joint", "alternating"] = "joint"
     """One backward for both players, or the authors' second forward at the new weights ("alternating")."""
+    generator_optimizer: OptimizerSettings = field(default_factory=SGDSettings)
+    """The generator's; its rate is constant."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.beta < math.inf and 0 <= self.omega < math.inf):
@@ -54,7 +57,12 @@ ENTRY = MethodEntry(
     settings=DAT(),
     epochs=150,
     milestones=(100, 110),
-    needs_pairs=True,
+    smallest_batch=2,
+    branches=lambda settings: ("base", "mix"),
+    # at 224 pixels the published form's last layer would hold 154 million weights
+    for_image_size=lambda settings, image_size: replace(settings, coarse_amplitude=32) if image_size > 64 else settings,
+    with_published_crop={"mix_padding": 3},
+    lengths={"tinyimagenet": (100, (75, 80))},
     without_branches=(
         "in the paper's ablation (Li et al., NeurIPS 2024; ResNet-18, CIFAR-10) one set of BatchNorm instead of two costs "
         "natural 84.17 -> 82.37, PGD-20 57.55 -> 53.07 and AutoAttack 51.36 -> 46.53 percent; nothing is published for "

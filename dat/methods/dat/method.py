@@ -6,8 +6,6 @@ and generator play a min-max game over one loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -17,13 +15,16 @@ from dat.methods.dat.generator import AmplitudeGenerator
 from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
-from dat_engine.data import Augmentation, Batch, RandomResizedCrop, draw_augmentation
+from dat_engine.data import Augmentation, Batch, RandomResizedCrop, draw_augmentation, mean_amplitude
+from dat_engine.errors import UserError
 from dat_engine.profile.ranges import named_range
-from dat_engine.step.method import Noise
+from dat_engine.step.method import Examples, JointPass, Method, Noise
+from dat_engine.step.players import Player
+from dat_engine.step.progress import TrainingProgress
 from dat_kernels import amplitude_mix
 
 
-class DATMethod:
+class DATMethod(Method):
     """See the module; `examples` gives x, x', the mixed image and its x', in that order."""
 
     layout = ("base", "base", "mix", "mix")
@@ -39,19 +40,29 @@ class DATMethod:
             start="gaussian",
             start_scale=settings.start_scale,
         )
-        scale = task.mean_amplitude() if settings.amplitude_scale == "dataset" else None
         self.generator = AmplitudeGenerator(
-            task.num_classes, task.image_shape, amplitude_scale=scale, coarse_size=settings.coarse_amplitude
+            task.num_classes,
+            task.image_shape,
+            amplitude_scale=_amplitude_scale(settings, task),
+            coarse_size=settings.coarse_amplitude,
         )
         self.generate: nn.Module = self.generator
         self.augmentation = mixed_augmentation(settings, task.augmentation)
+        self.update = settings.generator_update
 
-    @property
-    def second_player(self) -> nn.Module:
-        return self.generator
+    def players(self, model: nn.Module) -> tuple[Player, ...]:
+        """The classifier descends what the generator ascends."""
+        generator = Player(
+            name="generator",
+            network=self.generator,
+            direction="ascend",
+            optimizer=self.settings.generator_optimizer,
+            use=self._generate_by,
+        )
+        return (Player(name="model", network=model), generator)
 
-    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        self.generate = wrap(self.generator)
+    def _generate_by(self, generate: nn.Module) -> None:
+        self.generate = generate
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``latent`` [B, 100], ``lam`` [B], ``start`` and ``mixed_start`` [B, C, H, W]; ``crop_offsets``, ``flip``."""
@@ -66,7 +77,9 @@ class DATMethod:
             noise["crop_offsets"], noise["flip"] = draw_augmentation(self.augmentation, size, generator, images.device)
         return noise
 
-    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+    def examples(
+        self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
+    ) -> Examples:
         assert attack_model is not None
         images = batch.images
         with torch.no_grad(), named_range("clean forward"):
@@ -102,16 +115,16 @@ class DATMethod:
         ).chunk(2)
         if active is not None:
             mixed_adversarial = along_projection(mixed, mixed_adversarial, active.chunk(2)[1])
-        return images, adversarial, mixed, mixed_adversarial
+        return Examples(groups=(images, adversarial, mixed, mixed_adversarial))
 
-    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
-        clean, adversarial, mixed, mixed_adversarial = logits
+    def losses(self, joint: JointPass) -> dict[str, Tensor]:
+        clean, adversarial, mixed, mixed_adversarial = joint.logits
         return dat_loss_terms(
             clean,
             adversarial,
             mixed,
             mixed_adversarial,
-            targets,
+            joint.targets,
             beta=self.settings.beta,
             omega=self.settings.omega,
             label_smoothing=self.settings.label_smoothing,
@@ -129,3 +142,13 @@ def mixed_augmentation(settings: DAT, own: Augmentation | RandomResizedCrop) -> 
         padding=padding if settings.mix_padding is None else settings.mix_padding,
         flip=own.flip if settings.mix_flip is None else settings.mix_flip,
     )
+
+
+def _amplitude_scale(settings: DAT, task: Task) -> Tensor | None:
+    if settings.amplitude_scale == "unit":
+        return None
+    if task.training_images is None:
+        raise UserError(
+            "amplitude_scale dataset takes the mean amplitude of the training images; there are none, use unit"
+        )
+    return mean_amplitude(task.training_images())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from dat.losses import smoothed_targets, soft_target_ascent
@@ -14,16 +12,14 @@ from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
 from dat_engine.data import Batch
-from dat_engine.step.method import Noise
+from dat_engine.step.method import Examples, JointPass, Method, Noise
+from dat_engine.step.progress import TrainingProgress
 
 
-class PGDATMethod:
+class PGDATMethod(Method):
     """See the module; one group, x'."""
 
-    layout = ("base",)
     attack_layouts = (("base",),)
-    adversarial_group = 0
-    second_player = None
 
     def __init__(self, settings: PGDAT, task: Task) -> None:
         self.num_classes = task.num_classes
@@ -34,17 +30,17 @@ class PGDATMethod:
             start="uniform",
         )
 
-    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """There is no second player."""
-
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``start`` [B, C, H, W], uniform in the box."""
         return {"start": draw_start(batch.images, self.attack, generator)}
 
-    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+    def examples(
+        self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
+    ) -> Examples:
         assert attack_model is not None
         onehot = smoothed_targets(batch.targets, self.num_classes, 0.0, batch.images.dtype)
-        return (pgd_attack(attack_model, batch.images, soft_target_ascent(onehot), self.attack, noise["start"]),)
+        adversarial = pgd_attack(attack_model, batch.images, soft_target_ascent(onehot), self.attack, noise["start"])
+        return Examples(groups=(adversarial,))
 
-    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": functional.cross_entropy(logits[0], targets)}
+    def losses(self, joint: JointPass) -> dict[str, Tensor]:
+        return {"loss": functional.cross_entropy(joint.logits[0], joint.targets)}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from dat.losses import kl_divergence, soft_target_ascent
@@ -15,16 +13,16 @@ from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
 from dat_engine.data import Batch
 from dat_engine.profile.ranges import named_range
-from dat_engine.step.method import Noise
+from dat_engine.step.method import Examples, JointPass, Method, Noise
+from dat_engine.step.progress import TrainingProgress
 
 
-class TRADESMethod:
+class TRADESMethod(Method):
     """See the module; two groups, x and x'."""
 
     layout = ("base", "base")
     attack_layouts = (("base",),)
     adversarial_group = 1
-    second_player = None
 
     def __init__(self, settings: TRADES, task: Task) -> None:
         self.settings = settings
@@ -37,23 +35,21 @@ class TRADESMethod:
             start_scale=settings.start_scale,
         )
 
-    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """There is no second player."""
-
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
         """``start`` [B, C, H, W], gaussian."""
         return {"start": draw_start(batch.images, self.attack, generator)}
 
-    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
+    def examples(
+        self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
+    ) -> Examples:
         assert attack_model is not None
         with torch.no_grad(), named_range("clean forward"):
             clean = attack_model.logits(batch.images).softmax(dim=1)
-        return batch.images, pgd_attack(
-            attack_model, batch.images, soft_target_ascent(clean), self.attack, noise["start"]
-        )
+        adversarial = pgd_attack(attack_model, batch.images, soft_target_ascent(clean), self.attack, noise["start"])
+        return Examples(groups=(batch.images, adversarial))
 
-    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
-        clean, adversarial = logits
-        cross_entropy = functional.cross_entropy(clean, targets)
+    def losses(self, joint: JointPass) -> dict[str, Tensor]:
+        clean, adversarial = joint.logits
+        cross_entropy = functional.cross_entropy(clean, joint.targets)
         kl = kl_divergence(clean, adversarial)
         return {"loss": cross_entropy + self.settings.beta * kl, "cross_entropy": cross_entropy, "kl": kl}

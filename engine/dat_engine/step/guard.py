@@ -6,7 +6,7 @@ no difference how much later the host hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,26 +28,31 @@ class Guard:
 
     Args:
         model: network whose running statistics, where it has any, a bad pass must not touch.
-        second_player: likewise, put back at the step's end: its one forward serves every pass of the step.
+        others: the other players' networks, likewise.
         scales_loss: whether losses are multiplied by a dynamic scale (fp16) that halves on overflow and doubles after
             2,000 good passes, as torch's GradScaler does.
         many: whether other processes train the same weights: a pass that is bad in one of them is bad in all.
         limit: bad steps in a row after which training has diverged: no later step changes anything.
+        undone: tensors that an early pass of a step may have changed when a later one turns out bad; they are saved before
+            every step, so that a step counts as a whole or not at all. None where one pass decides.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        second_player: nn.Module | None = None,
+        others: Sequence[nn.Module] = (),
         *,
         scales_loss: bool,
         many: bool = False,
         limit: int = MAX_NONFINITE_STEPS,
+        undone: Sequence[Tensor] = (),
     ) -> None:
         if limit < 1:
             raise ValueError(f"the limit of non-finite steps in a row must be at least 1; got {limit}")
         self._statistics = _RunningStatistics(model)
-        self._second_statistics = None if second_player is None else _RunningStatistics(second_player)
+        self._other_statistics = [_RunningStatistics(other) for other in others]
+        self._undone = list(undone)
+        self._before = [tensor.detach().clone() for tensor in self._undone]
         device = next(model.parameters()).device
         self._scales_loss = scales_loss
         self._many = many
@@ -63,36 +68,39 @@ class Guard:
         self.skipped = torch.zeros((), device=device)
         """1.0 where the present step skipped an update, else 0.0."""
 
+    @torch.no_grad()
     def begin_step(self) -> None:
         self.skipped.zero_()
-        self._statistics.save()
-        if self._second_statistics is not None:
-            self._second_statistics.save()
+        for statistics in (self._statistics, *self._other_statistics):
+            statistics.save()
+        if self._undone:
+            torch._foreach_copy_(self._before, [tensor.detach() for tensor in self._undone])
 
     def scaled(self, loss: Tensor) -> Tensor:
         return loss * self._scale if self._scales_loss else loss
 
     @torch.no_grad()
-    def check(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
-        """Unscale the gradients of `parameters` in place and note whether they or the loss are non-finite."""
+    def check(self, losses: Iterable[Tensor], parameters: Iterable[nn.Parameter]) -> None:
+        """Unscale the gradients of `parameters` in place and note whether they or a loss are non-finite."""
         diverged = self._diverged
         self._found.copy_(diverged)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._scale.reciprocal())
-        loss_is_bad = (~torch.isfinite(loss.detach())).to(self._found.dtype)
+        loss_is_bad = torch.zeros_like(self._found)
+        for loss in losses:
+            loss_is_bad = torch.maximum(loss_is_bad, (~torch.isfinite(loss.detach())).to(self._found.dtype))
         self._loss_was_bad.copy_(torch.where(diverged, self._loss_was_bad, loss_is_bad))
         self._found.copy_(torch.maximum(self._found, loss_is_bad))
         if self._many:
             distributed.all_reduce(self._found, distributed.ReduceOp.MAX)
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        step_unless(optimizer, self._found)
+    def step(self, optimizer: torch.optim.Optimizer, rests: Tensor | None = None) -> None:
+        """One step of `optimizer`, unless its pass was bad or its player rests (float32 scalar, 0 or 1)."""
+        step_unless(optimizer, self._found if rests is None else torch.maximum(self._found, rests))
 
     @torch.no_grad()
     def settle(self) -> None:
-        """End of a pass whose gradients were applied: put back the statistics of a bad one, keep those of a good one."""
-        self._statistics.restore_where(self._found)
-        self._statistics.save()
+        """End of a pass whose gradients were applied."""
         self.skipped.copy_(torch.maximum(self.skipped, self._found))
         if self._scales_loss:
             before = self._scale.clone()
@@ -101,8 +109,10 @@ class Guard:
 
     @torch.no_grad()
     def end_step(self) -> None:
-        if self._second_statistics is not None:
-            self._second_statistics.restore_where(self.skipped)
+        for statistics in (self._statistics, *self._other_statistics):
+            statistics.restore_where(self.skipped)
+        for tensor, before in zip(self._undone, self._before, strict=True):
+            tensor.copy_(torch.where(self.skipped > 0, before, tensor))
         diverged = self._diverged
         bad = (self.skipped > 0) & ~diverged
         self._frozen_steps.add_(diverged)

@@ -1,47 +1,91 @@
-"""What the engine asks of a training method; `dat.methods` holds the implementations."""
+"""What the engine asks of a training method; `dat.methods` holds the implementations.
+
+A method subclasses `Method` and writes `examples` and `losses`; everything else has a default.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.data import Batch
+from dat_engine.step.players import Player
+from dat_engine.step.progress import TrainingProgress
+
+UpdateMode = Literal["joint", "alternating"]
 
 Noise = Mapping[str, Tensor]
 """Every random draw of one step by name, so that a test (or a replay) can hand in its own."""
 
 
-class Method(Protocol):
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Examples:
+    """What enters the joint pass: equal groups of images, each [B, C, H, W], in the order of the method's layout.
+
+    Differentiable in a player that made them (DAT's generator). `extras` are further tensors that the losses need: the log
+    probabilities of a policy that chose the attack, say.
+    """
+
+    groups: tuple[Tensor, ...]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def detached(self) -> Self:
+        """The same as constants."""
+        return replace(
+            self,
+            groups=tuple(group.detach() for group in self.groups),
+            extras={name: tensor.detach() for name, tensor in self.extras.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class JointPass:
+    """What the losses see: train-mode logits [B, K] of every group, the groups themselves, the batch's targets."""
+
+    logits: tuple[Tensor, ...]
+    examples: tuple[Tensor, ...]
+    targets: Tensor
+    progress: TrainingProgress
+    extras: Mapping[str, Tensor]
+
+
+class Method(ABC):
     """One way to train: which images enter the joint pass, and the loss of their logits."""
 
-    @property
-    def layout(self) -> tuple[str, ...]:
-        """Branch of every group of the joint pass, in the order in which running statistics are updated."""
+    layout: tuple[str, ...] = ("base",)
+    """Branch of every group of the joint pass, in the order in which running statistics are updated."""
+    attack_layouts: tuple[tuple[str, ...], ...] = ()
+    """Layouts that the attack model is asked for; empty where nothing is attacked, and no attack model is made."""
+    extra_views: int = 0
+    """Augmented views of every image that the method needs beside the batch's first (`Batch.extra_views`)."""
+    adversarial_group: int = -1
+    """Index of the group whose accuracy is the training accuracy that is shown."""
+    update: UpdateMode = "joint"
+    """How a player beside the classifier gets its gradient: see `dat_engine.step.updates`."""
 
-    @property
-    def attack_layouts(self) -> tuple[tuple[str, ...], ...]:
-        """Layouts that the attack model is asked for; empty where nothing is attacked."""
+    def players(self, model: nn.Module) -> tuple[Player, ...]:
+        """The networks that take part, first those that are (part of) the classifier `model`.
 
-    @property
-    def adversarial_group(self) -> int:
-        """Index of the group whose accuracy is the training accuracy that is shown."""
-
-    @property
-    def second_player(self) -> nn.Module | None:
-        """A network that ascends the loss through the images it makes (DAT's generator), or None."""
-
-    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """From now on run the second player's forward through ``wrap(second_player)``; asked only where there is one."""
+        By default the classifier alone, which descends ``"loss"``.
+        """
+        return (Player(name="model", network=model),)
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """Draw the random numbers of one step."""
+        """Draw the random numbers of one step; by default none."""
+        return {}
 
-    def examples(self, attack_model: AttackModel | None, batch: Batch, noise: Noise) -> tuple[Tensor, ...]:
-        """The groups of the joint pass, each [B, C, H, W]; differentiable in the second player where there is one."""
+    @abstractmethod
+    def examples(
+        self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
+    ) -> Examples:
+        """The groups of the joint pass. `attack_model` is None where the method has no `attack_layouts`."""
 
-    def losses(self, logits: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
-        """Named scalar terms of the groups' logits; ``"loss"`` is what theta descends and the second player ascends."""
+    @abstractmethod
+    def losses(self, joint: JointPass) -> dict[str, Tensor]:
+        """Named scalars; a player follows the one that it names as its objective, by default ``"loss"``."""

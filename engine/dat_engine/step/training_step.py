@@ -1,16 +1,15 @@
 """One training step: views -> attack -> joint loss -> update, as a function of tensors without host synchronisation.
 
-theta descends and the second player (where the method has one) ascends the same loss. ``joint`` takes both gradients from
-one backward pass; ``alternating`` steps theta first and takes the second player's gradient from another forward pass at
-the new theta, as the DAT authors' code does.
+The method says which networks play and what each of them wants; `dat_engine.step.updates` says how their gradients come about.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,39 +17,39 @@ from torch import Tensor, nn
 from dat_engine.attack.attack_model import AttackModel, Branching
 from dat_engine.data import Batch
 from dat_engine.distributed import Processes
+from dat_engine.errors import UserError
 from dat_engine.model.branches import branch_layout
 from dat_engine.model.precision import Precision
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.first_batch import check_first_batch
 from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
-from dat_engine.step.method import Method, Noise
-from dat_engine.step.optimizers import (
-    OptimizerSettings,
-    SGDSettings,
-    build_optimizer,
-    load_optimizer_state,
-    why_not_captured,
-)
+from dat_engine.step.method import Examples, JointPass, Method, Noise, UpdateMode
+from dat_engine.step.optimizers import OptimizerSettings, why_not_captured
+from dat_engine.step.players import Seat, take_seats
+from dat_engine.step.progress import TrainingProgress
+from dat_engine.step.updates import RULES, Outcome
 
 ONE_PROCESS = Processes()
-UpdateMode = Literal["joint", "alternating"]
-Groups = tuple[Tensor, ...]
+Forward = Callable[[Tensor], Tensor]
 
 
 class TrainingStep:
-    """Owns what a step changes: model, second player, both optimizers, loss scale, non-finite counters, random state.
+    """Owns what a step changes: the players' networks and optimizers, loss scale, non-finite counters, random state.
 
     Args:
-        model: on its device, in float32 (float64 under ``fp64``), branched as the method's layout needs; one without any
-            BatchNorm (LayerNorm, GroupNorm, …) has nothing to branch and takes every layout as it is.
+        model: the classifier on its device, in float32 (float64 under ``fp64``), branched as the method's layout needs; one
+            without any BatchNorm (LayerNorm, GroupNorm, …) has nothing to branch and takes every layout as it is.
         method: see `dat_engine.step.method.Method`.
-        second_optimizer: of the second player; None: `optimizer` where that is SGD, else SGD with its defaults.
-        update: how the second player's gradient is obtained; without one both modes are the same.
+        optimizer: of every player that brings no settings of its own.
+        update: how players beside the classifier get their gradients; None: the method's own way.
         branching: how the attack model runs groups of several branches, see `dat_engine.attack.attack_model.AttackModel`.
         compiled: run attack model, joint forward and losses through torch.compile; shapes are static.
-        processes: with more than one, both networks train under DistributedDataParallel; the attack exchanges nothing.
+        processes: with more than one, all players train under DistributedDataParallel; the attack exchanges nothing.
         seed: of the step's own random numbers (start noise, latent codes, mixing weights); each process has its own.
         max_nonfinite_steps: skipped steps in a row after which none changes anything any more (`dat_engine.step.guard`).
+
+    Raises:
+        UserError: players that cannot play together (`dat_engine.step.players.take_seats`).
     """
 
     def __init__(
@@ -59,39 +58,40 @@ class TrainingStep:
         method: Method,
         *,
         optimizer: OptimizerSettings,
-        second_optimizer: OptimizerSettings | None = None,
         precision: Precision | None = None,
-        update: UpdateMode = "joint",
+        update: UpdateMode | None = None,
         branching: Branching = "folded",
         compiled: bool = False,
         processes: Processes = ONE_PROCESS,
         seed: int = 0,
         max_nonfinite_steps: int = MAX_NONFINITE_STEPS,
     ) -> None:
-        if update not in ("joint", "alternating"):
-            raise ValueError(f"update must be 'joint' or 'alternating'; got {update!r}")
+        self.update = update or method.update
+        if self.update not in RULES:
+            raise UserError(f"update must be one of {', '.join(RULES)}; got {self.update!r}")
         self.precision = precision or Precision()
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=self.precision.memory_format).train()
         self.method = method
-        self.update = update
+        self.progress = TrainingProgress.at_start(self.device)
         self._processes = processes
         self._many = processes.world_size > 1
-        self.optimizer = build_optimizer(model, optimizer)
-        self.second_player = method.second_player
-        self.second_optimizer: torch.optim.Optimizer | None = None
-        if self.second_player is not None:
-            self.second_player.train()
-            if second_optimizer is None:
-                second_optimizer = optimizer if isinstance(optimizer, SGDSettings) else SGDSettings()
-            self.second_optimizer = build_optimizer(self.second_player, second_optimizer, maximize=True)
-        # before view and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
+        self.players = method.players(model)
+        for player in self.players:
+            player.network.to(self.device)
+        seats = take_seats(self.players, optimizer)
+        parts = set(model.modules())
+        self.own_seats = tuple(seat for seat in seats if seat.player.network in parts)
+        self.other_seats = tuple(seat for seat in seats if seat.player.network not in parts)
+        self._beside_model = [player for player in self.players if player.network not in parts]
+        # before attack model and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
         self.guard = Guard(
             model,
-            self.second_player,
+            [player.network for player in self._beside_model],
             scales_loss=self.precision.scales_loss,
             many=self._many,
             limit=max_nonfinite_steps,
+            undone=_tensors_of(seats) if self.update == "alternating" and self.other_seats else (),
         )
         self.attack_model: AttackModel | None = None
         if method.attack_layouts:
@@ -103,18 +103,20 @@ class TrainingStep:
                 branching=branching,
                 compiled=compiled,
             )
-        self._forward: Callable[[Tensor], Tensor] = model
+        self._forward: Forward = model
         if self._many:
             self._forward = processes.distribute(model)
-            if self.second_player is not None:
-                method.distribute(processes.distribute)
-        self._local_forward: Callable[[Tensor], Tensor] = model
-        self._losses = method.losses
+            for seat in self.other_seats:
+                if seat.player.use is not None:
+                    seat.player.use(processes.distribute(seat.player.network))
+        self._local_forward: Forward = model
+        self._terms = self._losses
         if compiled:
             self._forward = torch.compile(self._forward, dynamic=False)
             self._local_forward = torch.compile(model, dynamic=False) if self._many else self._forward
-            self._losses = torch.compile(method.losses, dynamic=False)
+            self._terms = torch.compile(self._losses, dynamic=False)
         self._has_seen_a_batch = False
+        self._steps_done = torch.zeros((), dtype=torch.int64, device=self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
@@ -130,14 +132,12 @@ class TrainingStep:
                 self.attack_model.refresh()
         with torch.no_grad():
             noise = self.method.draw_noise(batch, self.generator) if noise is None else noise
-        groups = self.method.examples(self.attack_model, batch, noise)
-        if self.second_player is None or self.update == "joint":
-            logits, terms = self._update_both(groups, batch.targets)
-        else:
-            logits, terms = self._update_in_turn(groups, batch.targets)
+        examples = self.method.examples(self.attack_model, batch, noise, self.progress)
+        outcome = RULES[self.update](self, examples, batch)
         self.guard.end_step()
-        predictions = logits[self.method.adversarial_group].detach().argmax(dim=1)
-        metrics = {name: term.detach() for name, term in terms.items()}
+        self._steps_done.add_(1)
+        predictions = outcome.logits[self.method.adversarial_group].detach().argmax(dim=1)
+        metrics = {name: term.detach() for name, term in outcome.terms.items()}
         metrics["accuracy"] = (predictions == batch.targets).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
         return metrics
@@ -152,6 +152,16 @@ class TrainingStep:
             self._has_seen_a_batch = True
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The classifier's, whose learning rate the run's schedule sets."""
+        return self.own_seats[0].optimizer
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network that is validated, selected and evaluated: the classifier with its raw weights."""
+        return self.model
+
+    @property
     def why_not_captured(self) -> str | None:
         """Why this step cannot be a CUDA graph, as a sentence; None where nothing is known to prevent it."""
         if self._many:
@@ -159,78 +169,102 @@ class TrainingStep:
                 "DistributedDataParallel holds on to gradient accumulators made outside the capture, "
                 "and its exchange has not been tried inside a graph"
             )
-        return why_not_captured(self.optimizer, self.second_optimizer)
+        return why_not_captured(*(seat.optimizer for seat in (*self.own_seats, *self.other_seats)))
 
-    def _update_both(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
-        with named_range("joint"):
-            logits = self._train_logits(self._forward, groups, self.method.layout)
-            terms = self._losses(logits, targets)
-        psi = [] if self.second_player is None else list(self.second_player.parameters())
-        self._apply(terms["loss"], [*self.model.parameters(), *psi], self.optimizer, self.second_optimizer)
-        return logits, terms
+    @contextmanager
+    def perturbed_weights(self, examples: Examples, batch: Batch) -> Iterator[None]:
+        """See `dat_engine.step.updates.Passes`: the weights as they are."""
+        yield
 
-    def _update_in_turn(self, groups: Groups, targets: Tensor) -> tuple[Groups, dict[str, Tensor]]:
+    def joint_pass(self, examples: Examples, batch: Batch) -> Outcome:
         with named_range("joint"):
-            logits = self._train_logits(self._forward, tuple(group.detach() for group in groups), self.method.layout)
-            terms = self._losses(logits, targets)
-        self._apply(terms["loss"], list(self.model.parameters()), self.optimizer)
-        assert self.second_player is not None
-        with named_range("joint"):
-            at_new_theta = self._losses(self._logits_for_second_player(groups), targets)["loss"]
-        self._apply(at_new_theta, list(self.second_player.parameters()), self.second_optimizer)
-        return logits, terms
+            return self._outcome(
+                self._train_logits(self._forward, examples.groups, self.method.layout), examples, batch
+            )
 
-    def _apply(self, loss: Tensor, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer | None) -> None:
+    def second_pass(self, examples: Examples, batch: Batch) -> Outcome:
+        logits: list[Tensor] = []
+        pairs = zip(examples.groups, self.method.layout, strict=True)
         with named_range("joint"):
-            for parameter in parameters:
-                parameter.grad = None
-            # into .grad, not out of autograd.grad: DistributedDataParallel's hooks hang on the accumulation, and only it
-            # gives gradients the strides of their parameters, which fused optimizers walk side by side as flat memory
-            with self._processes.exchanging():
-                self.guard.scaled(loss).backward(inputs=parameters)
+            for depends, run in itertools.groupby(pairs, key=lambda pair: pair[0].requires_grad):
+                images, layout = zip(*run, strict=True)
+                with torch.set_grad_enabled(depends):
+                    logits.extend(self._train_logits(self._local_forward, images, layout))
+            return self._outcome(tuple(logits), examples, batch)
+
+    def backward(self, terms: dict[str, Tensor], seats: tuple[Seat, ...]) -> None:
+        objectives = list(dict.fromkeys(seat.player.objective for seat in seats))
+        with named_range("joint"):
+            for seat in seats:
+                for parameter in seat.parameters:
+                    parameter.grad = None
+            for index, objective in enumerate(objectives):
+                followers = [seat for seat in seats if seat.player.objective == objective]
+                # into .grad, not out of autograd.grad: DistributedDataParallel's hooks hang on the accumulation, and only it
+                # gives gradients the strides of their parameters, which fused optimizers walk side by side as flat memory
+                with self._processes.exchanging():
+                    self.guard.scaled(terms[objective]).backward(
+                        inputs=[parameter for seat in followers for parameter in seat.parameters],
+                        retain_graph=index < len(objectives) - 1,
+                    )
+
+    def move(self, terms: dict[str, Tensor], seats: tuple[Seat, ...]) -> None:
         with named_range("optimizer"):
-            self.guard.check(loss, parameters)
-            for optimizer in optimizers:
-                if optimizer is not None:
-                    self.guard.step(optimizer)
+            losses = [terms[objective] for objective in dict.fromkeys(seat.player.objective for seat in seats)]
+            self.guard.check(losses, [parameter for seat in seats for parameter in seat.parameters])
+            for seat in seats:
+                self.guard.step(seat.optimizer, seat.rests(self._steps_done))
             self.guard.settle()
 
-    def _logits_for_second_player(self, groups: Groups) -> Groups:
-        """Train-mode logits in layout order; groups that do not depend on the second player build no graph."""
-        logits: list[Tensor] = []
-        pairs = zip(groups, self.method.layout, strict=True)
-        for depends, run in itertools.groupby(pairs, key=lambda pair: pair[0].requires_grad):
-            images, layout = zip(*run, strict=True)
-            with torch.set_grad_enabled(depends):
-                logits.extend(self._train_logits(self._local_forward, images, layout))
-        return tuple(logits)
-
-    def _train_logits(self, forward: Callable[[Tensor], Tensor], groups: Groups, layout: tuple[str, ...]) -> Groups:
+    def _train_logits(
+        self, forward: Forward, groups: tuple[Tensor, ...], layout: tuple[str, ...]
+    ) -> tuple[Tensor, ...]:
         images = torch.cat(groups).contiguous(memory_format=self.precision.memory_format)
         with branch_layout(self.model, layout), self.precision.autocast(self.device), self._processes.exchanging():
             logits = forward(images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).chunk(len(groups))
 
+    def _outcome(self, logits: tuple[Tensor, ...], examples: Examples, batch: Batch) -> Outcome:
+        epoch, fraction = self.progress.epoch, self.progress.fraction
+        terms = self._terms(logits, examples.groups, batch.targets, epoch, fraction, dict(examples.extras))
+        return Outcome(logits=logits, terms=terms)
+
+    def _losses(
+        self,
+        logits: tuple[Tensor, ...],
+        groups: tuple[Tensor, ...],
+        targets: Tensor,
+        epoch: Tensor,
+        fraction: Tensor,
+        extras: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The method's losses as a function of tensors alone, which is what torch.compile is given."""
+        progress = TrainingProgress(epoch=epoch, fraction=fraction)
+        return self.method.losses(
+            JointPass(logits=logits, examples=groups, targets=targets, progress=progress, extras=extras)
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, apart from the data."""
         return {
             "model": self.model.state_dict(),
-            "second_player": None if self.second_player is None else self.second_player.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "second_optimizer": None if self.second_optimizer is None else self.second_optimizer.state_dict(),
+            "players": {player.name: player.network.state_dict() for player in self._beside_model},
+            "optimizers": {seat.player.name: seat.state_dict() for seat in (*self.own_seats, *self.other_seats)},
             "generator": self.generator.get_state(),
             "guard": self.guard.state_dict(),
+            "steps_done": self._steps_done.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` gave, in place."""
         self.model.load_state_dict(state["model"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        if self.second_player is not None and self.second_optimizer is not None:
-            self.second_player.load_state_dict(state["second_player"])
-            load_optimizer_state(self.second_optimizer, state["second_optimizer"])
+        for player in self._beside_model:
+            player.network.load_state_dict(state["players"][player.name])
+        for seat in (*self.own_seats, *self.other_seats):
+            seat.load_state_dict(state["optimizers"][seat.player.name])
         self.set_generator_state(state["generator"])
         self.guard.load_state_dict(state["guard"])
+        self._steps_done.copy_(state["steps_done"])
 
     def set_generator_state(self, state: Tensor) -> bool:
         """Go on with a saved random state; False, and nothing changed, where it is one of another kind of device."""
@@ -245,7 +279,14 @@ class TrainingStep:
         return copy.deepcopy(self.state_dict())
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go back to a snapshot, in place; what the view was refreshed from is refreshed again."""
+        """Go back to a snapshot, in place; the attack model is refreshed from it."""
         self.load_state_dict(snapshot)
         if self.attack_model is not None:
             self.attack_model.refresh()
+
+
+def _tensors_of(seats: tuple[Seat, ...]) -> list[Tensor]:
+    """Every tensor that these players' optimizers change."""
+    states = [state for seat in seats for state in seat.optimizer.state.values()]
+    moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    return [*(parameter for seat in seats for parameter in seat.parameters), *moments]

@@ -11,10 +11,10 @@ from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.profile import flops
 from dat_engine.profile.flops import count_flops, matrix_product_rate
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 
-TASK = Task(num_classes=10, image_shape=(3, 32, 32), epsilon=8 / 255, mean_amplitude=lambda: None)
+TASK = Task(num_classes=10, image_shape=(3, 32, 32), epsilon=8 / 255)
 
 
 def test_a_layer_by_hand():
@@ -47,7 +47,7 @@ def test_compiled_functions_are_counted_too():
 def test_steps_cost_what_the_method_says(method, settings, forwards, stem_backwards_saved):
     entry = METHODS[method]
     created = entry.create(settings, TASK)
-    model = models.build("resnet18", num_classes=10, width=16, branches=tuple(dict.fromkeys(entry.layout)))
+    model = models.build("resnet18", num_classes=10, width=16, branches=entry.branches(entry.settings))
     update = getattr(settings, "generator_update", "joint")
     step = TrainingStep(model, created, optimizer=SGDSettings(), precision=Precision(), update=update)
     images = torch.rand(2, 3, 32, 32)
@@ -55,8 +55,8 @@ def test_steps_cost_what_the_method_says(method, settings, forwards, stem_backwa
     forward = count_flops(lambda: model(images))
     stem = count_flops(lambda: model.conv1(images))
     generator = 0
-    if created.second_player is not None:
-        linear = [layer for layer in created.second_player.model if isinstance(layer, torch.nn.Linear)]
+    if step.other_seats:
+        linear = [layer for layer in step.other_seats[0].player.network.model if isinstance(layer, torch.nn.Linear)]
         weights = sum(layer.weight.numel() for layer in linear)
         # forward, backward to the weights, and to the inputs of all layers but the first (the joint pass asks for none)
         generator = 2 * len(images) * (3 * weights - linear[0].weight.numel())

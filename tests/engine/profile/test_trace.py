@@ -11,7 +11,7 @@ from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.profile.ranges import RANGES, named_range
 from dat_engine.profile.trace import OTHER, innermost, read_windows, recording, shared, window
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -127,10 +127,10 @@ def test_concurrent_spans_share_the_moment():
 
 @pytest.mark.parametrize("method", ["dat", "pgd-at", "trades", "plain"])
 def test_phases_make_up_the_step_on_the_cpu(tmp_path, method):
-    task = Task(num_classes=10, image_shape=(3, 32, 32), epsilon=8 / 255, mean_amplitude=lambda: None)
+    task = Task(num_classes=10, image_shape=(3, 32, 32), epsilon=8 / 255)
     entry = METHODS[method]
     step = TrainingStep(
-        models.build("resnet8", num_classes=10, branches=tuple(dict.fromkeys(entry.layout))),
+        models.build("resnet8", num_classes=10, branches=entry.branches(entry.settings)),
         entry.create(entry.settings, task),
         optimizer=SGDSettings(),
     )

@@ -18,7 +18,7 @@ from dat_engine.distributed import join, leave
 from dat_engine.model.precision import Precision
 from dat_engine.model.synchronised import synchronise_batchnorm
 from dat_engine.profile.ranges import PREFIX
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 
 SHAPE, CLASSES, GLOBAL_BATCH, STEPS = (3, 16, 16), 5, 8, 3
@@ -34,8 +34,9 @@ def main(output: str, update: str, precision: str) -> None:
     policy = Precision(name=precision)
     torch.manual_seed(0)
     model = models.build("resnet8", num_classes=CLASSES, width=4).to(policy.dtype)
-    task = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(SHAPE))
-    method = DATMethod(DAT(generator_update=update), task)
+    task = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=8 / 255)
+    optimizer = SGDSettings(learning_rate=0.002)  # in float32 sign ascent amplifies the last bit by this rate
+    method = DATMethod(DAT(generator_update=update, generator_optimizer=optimizer), task)
     method.generator.to(policy.dtype)
     if processes.world_size > 1:
         synchronise_batchnorm(model)
@@ -43,7 +44,7 @@ def main(output: str, update: str, precision: str) -> None:
     step = TrainingStep(
         model,
         method,
-        optimizer=SGDSettings(learning_rate=0.002),  # in float32 sign ascent amplifies the last bit by this rate
+        optimizer=optimizer,
         precision=policy,
         update=update,
         processes=processes,

@@ -17,26 +17,22 @@ from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop
 from dat_engine.run.trainer import Trainer, TrainingPlan
 from dat_engine.step.guard import NonFiniteError
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.method import Examples, Method
+from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 
 
-class Blur:
+class Blur(Method):
     """A minimal method with random numbers of its own: cross entropy on noisy images."""
-
-    layout = ("base",)
-    attack_layouts = ()
-    adversarial_group = 0
-    second_player = None
 
     def draw_noise(self, batch, generator):
         return {"noise": torch.randn(batch.images.shape, generator=generator)}
 
-    def examples(self, attack_model, batch, noise):
-        return (batch.images + 0.1 * noise["noise"],)
+    def examples(self, attack_model, batch, noise, progress):
+        return Examples(groups=(batch.images + 0.1 * noise["noise"],))
 
-    def losses(self, logits, targets):
-        return {"loss": nn.functional.cross_entropy(logits[0], targets)}
+    def losses(self, joint):
+        return {"loss": nn.functional.cross_entropy(joint.logits[0], joint.targets)}
 
 
 def arrays(count: int = 40) -> ImageArrays:
@@ -167,7 +163,9 @@ def test_divergence_stops_the_run_with_its_step(tmp_path):
     with RunDirectory.create(tmp_path / "run", {}) as run, Stop() as stop:
         ran = trainer(run, epochs=100)
         healthy = weights(ran)
-        ran.step.method.examples = lambda attack_model, batch, noise: (batch.images * torch.nan,)
+        ran.step.method.examples = lambda attack_model, batch, noise, progress: Examples(
+            groups=(batch.images * torch.nan,)
+        )
         with pytest.raises(NonFiniteError, match="stopped at step 20: 20 steps in a row"):
             ran.train(stop)
     for name, value in weights(ran).items():

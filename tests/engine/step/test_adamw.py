@@ -8,16 +8,10 @@ import torch
 from torch import nn
 
 from dat import models
-from dat_engine.step.adamw import AdamWSettings, decaying_weights
+from dat_engine.step.adamw import decaying_weights
 from dat_engine.step.guard import Guard
-from dat_engine.step.optimizers import (
-    SGDSettings,
-    build_optimizer,
-    load_optimizer_state,
-    optimizer_settings,
-    set_learning_rate,
-    step_unless,
-)
+from dat_engine.step.optimizer_settings import AdamWSettings, SGDSettings, optimizer_settings
+from dat_engine.step.optimizers import build_optimizer, load_optimizer_state, set_learning_rate, step_unless
 
 GOOD, BAD = torch.tensor(0.0), torch.tensor(1.0)
 

@@ -13,7 +13,8 @@ from dat.methods.dat.method import DATMethod
 from dat_engine.step import apex_sgd
 from dat_engine.step.apex_sgd import why_unusable
 from dat_engine.step.graph import GraphedStep
-from dat_engine.step.optimizers import SGDSettings, load_optimizer_state, set_learning_rate, sgd, step_unless
+from dat_engine.step.optimizer_settings import SGDSettings
+from dat_engine.step.optimizers import load_optimizer_state, set_learning_rate, sgd, step_unless
 from dat_engine.step.training_step import TrainingStep
 from tests.engine.step.test_training_step import TASK, batch, dat_step, everything
 
@@ -70,7 +71,7 @@ def installed(tmp_path: Path, monkeypatch):
 def apex_step() -> TrainingStep:
     torch.manual_seed(0)
     model = dat_step().model
-    return TrainingStep(model, DATMethod(DAT(), TASK), optimizer=SETTINGS, seed=7)
+    return TrainingStep(model, DATMethod(DAT(generator_optimizer=SETTINGS), TASK), optimizer=SETTINGS, seed=7)
 
 
 @pytest.mark.skipif(why_unusable() is None, reason="this machine has NVIDIA's apex, so its absence cannot be shown")
@@ -171,7 +172,7 @@ def test_it_is_never_captured_and_the_schedule_is_followed(installed):
         graphed(batch())
     assert not graphed.captured
     weights = everything(step)
-    for optimizer in (step.optimizer, step.second_optimizer):
+    for optimizer in (step.optimizer, step.other_seats[0].optimizer):
         set_learning_rate(optimizer, 0.0)
     graphed(batch(1))
     model = step.model.state_dict()

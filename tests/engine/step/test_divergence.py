@@ -9,6 +9,7 @@ from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop
 from dat_engine.step.guard import MAX_NONFINITE_STEPS, NonFiniteError
 from dat_engine.step.host_copy import HostCopy
+from dat_engine.step.method import Examples
 from tests.engine.run.test_trainer import StopAfter, trainer, weights
 from tests.engine.step.test_training_step import batch, dat_step, everything
 
@@ -43,12 +44,13 @@ def diverging(run: RunDirectory):
     ran.loader.epoch = lambda epoch, start_step: (batch_of(ran) for _ in range(1000))
     healthy, seen = ran.step.method.examples, []
 
-    def groups(attack_model, given, noise):
+    def examples(attack_model, given, noise, progress):
         seen.append(weights(ran))
         bad = GOOD_STEPS < len(seen) <= GOOD_STEPS + MAX_NONFINITE_STEPS
-        return tuple(group * torch.nan if bad else group for group in healthy(attack_model, given, noise))
+        made = healthy(attack_model, given, noise, progress)
+        return Examples(groups=tuple(group * torch.nan if bad else group for group in made.groups))
 
-    ran.step.method.examples = groups
+    ran.step.method.examples = examples
     return ran, seen
 
 

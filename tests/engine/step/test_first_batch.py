@@ -14,12 +14,12 @@ from dat_engine.data import Batch, DataError
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop
 from dat_engine.step.graph import GraphedStep
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 from tests.engine.run.test_trainer import rows, trainer
 
 SHAPE = (3, 8, 8)
-TASK = Task(num_classes=5, image_shape=SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(SHAPE))
+TASK = Task(num_classes=5, image_shape=SHAPE, epsilon=8 / 255)
 
 
 def batch() -> Batch:

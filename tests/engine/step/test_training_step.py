@@ -16,11 +16,11 @@ from dat.methods.task import Task
 from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.step.guard import NonFiniteError
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 
 SHAPE = (3, 16, 16)
-TASK = Task(num_classes=5, image_shape=SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(SHAPE))
+TASK = Task(num_classes=5, image_shape=SHAPE, epsilon=8 / 255)
 
 
 def batch(seed: int = 0, size: int = 6) -> Batch:
@@ -36,12 +36,13 @@ def batch(seed: int = 0, size: int = 6) -> Batch:
 
 def dat_step(*, update: str = "joint", precision: str = "fp32", channels_last: bool = False, **options) -> TrainingStep:
     torch.manual_seed(0)
-    method = DATMethod(DAT(generator_update=update), TASK)
+    optimizer = SGDSettings(learning_rate=0.05)
+    method = DATMethod(DAT(generator_update=update, generator_optimizer=optimizer), TASK)
     model = models.build("resnet18", num_classes=5, width=4)
     return TrainingStep(
         model,
         method,
-        optimizer=SGDSettings(learning_rate=0.05),
+        optimizer=optimizer,
         precision=Precision(name=precision, channels_last=channels_last),
         update=update,
         seed=7,
@@ -51,8 +52,8 @@ def dat_step(*, update: str = "joint", precision: str = "fp32", channels_last: b
 
 def everything(step: TrainingStep) -> dict[str, torch.Tensor]:
     tensors = dict(step.model.state_dict())
-    tensors |= {f"psi.{name}": value for name, value in step.second_player.state_dict().items()}
-    for optimizer in (step.optimizer, step.second_optimizer):
+    tensors |= {f"psi.{name}": value for name, value in step.other_seats[0].player.network.state_dict().items()}
+    for optimizer in (step.optimizer, step.other_seats[0].optimizer):
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             tensors[f"{id(optimizer)}.{index}"] = optimizer.state[parameter]["momentum_buffer"]
     return {name: value.clone() for name, value in tensors.items() if "num_batches_tracked" not in name}

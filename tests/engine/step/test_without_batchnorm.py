@@ -14,12 +14,12 @@ from dat.models.vision_transformer import vision_transformer
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.data import Batch
 from dat_engine.model.branches import branch_layout, convert_batchnorm, has_batchnorm
-from dat_engine.step.adamw import AdamWSettings
-from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.method import UpdateMode
+from dat_engine.step.optimizer_settings import AdamWSettings, OptimizerSettings, SGDSettings
 from dat_engine.step.training_step import TrainingStep
 
 SHAPE = (3, 16, 16)
-TASK = Task(num_classes=5, image_shape=SHAPE, epsilon=8 / 255, mean_amplitude=lambda: torch.ones(SHAPE))
+TASK = Task(num_classes=5, image_shape=SHAPE, epsilon=8 / 255)
 SIZE = {"num_classes": 5, "in_channels": 3, "image_size": SHAPE[1:]}
 LAYOUTS = (("base",), ("mix",), ("base", "mix"))
 
@@ -91,17 +91,23 @@ def batch(seed: int = 0) -> Batch:
     )
 
 
-def dat_step(name: str, **options) -> TrainingStep:
+def dat_step(
+    name: str, generator_optimizer: OptimizerSettings | None = None, update: UpdateMode = "joint", **options
+) -> TrainingStep:
     model = network(name)
     torch.manual_seed(1)
-    method = DATMethod(DAT(steps=2), TASK)
+    generator_optimizer = generator_optimizer or SGDSettings()
+    method = DATMethod(DAT(steps=2, generator_optimizer=generator_optimizer, generator_update=update), TASK)
     optimizer = AdamWSettings(learning_rate=1e-3, clip_norm=1.0)
     return TrainingStep(model, method, optimizer=optimizer, seed=7, **options)
 
 
 def everything(step: TrainingStep) -> dict[str, torch.Tensor]:
-    tensors = {**step.model.state_dict(), **{f"psi.{k}": v for k, v in step.second_player.state_dict().items()}}
-    for player, optimizer in (("theta", step.optimizer), ("psi", step.second_optimizer)):
+    tensors = {
+        **step.model.state_dict(),
+        **{f"psi.{k}": v for k, v in step.other_seats[0].player.network.state_dict().items()},
+    }
+    for player, optimizer in (("theta", step.optimizer), ("psi", step.other_seats[0].optimizer)):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for index, parameter in enumerate(parameters):
             state = optimizer.state[parameter]
@@ -188,11 +194,10 @@ def test_compiled_follows_eager(name):
 
 def test_the_generator_keeps_sgd_unless_asked():
     step = dat_step("group norm")
-    assert isinstance(step.optimizer, torch.optim.AdamW) and isinstance(step.second_optimizer, torch.optim.SGD)
-    asked = dat_step("group norm", second_optimizer=AdamWSettings())
-    assert isinstance(asked.second_optimizer, torch.optim.AdamW)
-    assert all(group["maximize"] for group in asked.second_optimizer.param_groups)
-    assert isinstance(dat_step("hybrid", second_optimizer=SGDSettings()).second_optimizer, torch.optim.SGD)
+    assert isinstance(step.optimizer, torch.optim.AdamW) and isinstance(step.other_seats[0].optimizer, torch.optim.SGD)
+    asked = dat_step("group norm", generator_optimizer=AdamWSettings()).other_seats[0].optimizer
+    assert isinstance(asked, torch.optim.AdamW)
+    assert all(group["maximize"] for group in asked.param_groups)
 
 
 def test_batchnorm_that_was_not_converted_is_still_refused():
