@@ -28,6 +28,8 @@ TIMM = (
     "semnasnet_075",
     "test_byobnet",
     "test_efficientnet",
+    "test_nfnet",
+    "test_resnet",
 )
 TORCHVISION = {
     "resnet18": {},
