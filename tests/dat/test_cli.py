@@ -1,5 +1,6 @@
 """The command as a person meets it: what it writes, what it says, what it refuses, and how it goes on."""
 
+import csv
 import json
 import os
 import re
@@ -85,6 +86,21 @@ def test_evaluation_repeats_the_summary(finished_run, capsys):
     repeated = json.loads(capsys.readouterr().out)["accuracy"]
     summary = json.loads((finished_run / "summary.json").read_text())["accuracy"]
     assert {name: value["percent"] for name, value in repeated.items()} == summary
+
+
+def test_predictions_of_an_evaluation_are_saved(finished_run, tmp_path, capsys):
+    path = tmp_path / "predictions.csv"
+    words = ["evaluate", str(finished_run), "--attacks", "natural,fgsm", "--limit", "40", "--json"]
+    assert main([*words, "--save-predictions", str(path)]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["index", "target", "natural", "natural_correct", "fgsm", "fgsm_correct"]
+    assert [int(row["index"]) for row in rows] == list(range(40))
+    for name in ("natural", "fgsm"):
+        assert accuracy[name]["percent"] == 100 * sum(row[name] == row["target"] for row in rows) / 40
+    assert "ends in .csv" in refused(capsys, *words, "--save-predictions", str(tmp_path / "predictions.npz"))
+    assert [file.name for file in tmp_path.iterdir()] == ["predictions.csv"]
 
 
 def test_resume_after_a_time_limit_equals_an_uninterrupted_run(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """`dat.evaluate` on any module and any labelled images: what it takes, what it refuses, and that it cannot be fooled."""
 
 import csv
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import dat
 from dat.evaluation import check_writable
 from dat_engine.attack.attack_model import AttackModel
+from dat_engine.distributed import Processes
 from dat_engine.model.branches import convert_batchnorm
 
 
@@ -192,6 +194,28 @@ def test_a_model_is_left_as_it_was_found_module_by_module():
     evaluated(model)
     assert model.training and not model[1].training
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+class Shared(Processes):
+    """One of two processes; what the other one gathers was recorded before."""
+
+    __slots__ = ()
+    rows: ClassVar[list[dict]] = []
+
+    def gather(self, state):
+        self.rows.append(dict(state))
+        return self.rows
+
+
+@pytest.mark.parametrize("data", [(IMAGES[:19], LABELS[:19]), TensorDataset(IMAGES[:19], LABELS[:19])])
+def test_processes_share_the_images_out(data):
+    Shared.rows.clear()
+    evaluated(data=data, processes=Shared(rank=1, world_size=2))
+    together = evaluated(data=data, processes=Shared(rank=0, world_size=2))
+    assert [len(part["rows"][0]) for part in Shared.rows] == [9, 10]
+    alone = evaluated(data=data)
+    assert torch.equal(together.predictions.indices, torch.arange(19)) and together["natural"] == alone["natural"]
+    assert torch.equal(together.predictions.predicted["natural"], alone.predictions.predicted["natural"])
 
 
 def test_the_default_branch_has_any_name():

@@ -15,8 +15,8 @@ from dat.methods.trades.method import TRADESMethod
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.model.branches import branch_layout
 from tests.dat.oracle_setting import (
-    OPTIMIZER,
     CLASSES,
+    OPTIMIZER,
     SHAPE,
     TASK,
     generator_of,

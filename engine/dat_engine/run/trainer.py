@@ -168,6 +168,7 @@ class Trainer:
             factor = self.plan.schedule.factor(fraction, self.plan.epochs, step=1 / per_epoch)
             learning_rate = self.plan.learning_rate * factor
             set_learning_rate(self.step.optimizer, learning_rate)
+            self.step.progress.set(epoch=fraction, fraction=min(fraction / self.plan.epochs, 1.0))
             self.step.check_if_first(batch)  # `execute` may be anybody's
             metrics = self.execute(batch)
             self._epoch_means.add(metrics)
@@ -255,7 +256,7 @@ class Trainer:
         self._epoch_means = StepMeans()
         self._share_statistics()
         self.progress.activity("validating")
-        validation = dict(self.validate(self.step.model)) if self.validate is not None else {}
+        validation = dict(self.validate(self.step.evaluated_model)) if self.validate is not None else {}
         score = validation.get(self.select_by)
         improved = score is not None and (position.best is None or score > position.best)
         if improved:
