@@ -1,22 +1,46 @@
-# Everything a fresh machine needs: `make quickstart` and `make test`. Both make their own virtual environment in .venv.
+# Everything a fresh machine needs. All targets make and use their own virtual environment in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_DIR ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+ifndef RUN_DIR
+RUN_DIR := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+endif
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test lint bench clean
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint docs bench clean
+
+help:
+	@echo "make quickstart  install into .venv, look at the machine, train and evaluate the embedded recipe (downloads no data)"
+	@echo "make test        install with everything for development, run all tests, the documentation's build among them"
+	@echo "make lint        ruff check, ruff format --check, mypy"
+	@echo "make docs        build the documentation into build/site"
+	@echo "make bench       benchmark the kernels and draw the picture into bench/results"
+	@echo "make clean       remove .venv and build"
+	@echo
+	@echo "PYTHON=python3.12 make ... takes another Python (3.11 or newer is needed)."
 
 quickstart: $(VENV)/installed
 	$(BIN)/dat doctor
 	$(BIN)/dat train digits-resnet --run-dir $(RUN_DIR)
+	@echo
+	@echo "make quickstart done: a robust classifier of handwritten digits is in $(RUN_DIR)."
+	@echo "next:  $(BIN)/dat evaluate $(RUN_DIR)"
+	@echo "       $(BIN)/dat train cifar10-resnet18 --data-root data    (downloads CIFAR-10; for a GPU)"
+	@echo "docs:  docs/index.md, or make docs and then build/site/index.html"
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests
+	@echo "make test done. next: make lint; CONTRIBUTING.md says what a change has to show"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "make docs done: open build/site/index.html; $(BIN)/python -m mkdocs serve shows changes as you write"
 
 bench: $(VENV)/installed-dev
 	mkdir -p bench/results
@@ -24,16 +48,20 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json=$$result.json.new && \
 	mv $$result.json.new $$result.json && \
 	$(BIN)/python -m bench.kernels_picture $$result.json $$result.svg
+	@echo "make bench done: figures and picture are in bench/results"
 
 clean:
 	rm -rf $(VENV) build
 
 $(VENV)/installed: pyproject.toml CMakeLists.txt $(wildcard kernels/dat_kernels/*/*.cpp kernels/dat_kernels/*/*.h)
+	@echo "Installing dat-engine into $(VENV). The first time PyTorch and its CUDA libraries are downloaded: about 3 GB, 7 GB on disk;"
+	@echo "some minutes, most of them with a progress bar of pip's. Then the CPU kernels are compiled, which takes a minute or two."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) install --upgrade pip
+	$(PIP) install --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev,autoattack,dali]"
+	@echo "Installing what development needs besides: DALI (200 MB and its codecs), AutoAttack, pytest, ruff, mypy, MkDocs, matplotlib."
+	$(PIP) install --editable ".[dev,autoattack,dali]"
 	touch $@

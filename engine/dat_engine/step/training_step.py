@@ -68,7 +68,7 @@ class TrainingStep:
     ) -> None:
         self.update = update or method.update
         if self.update not in RULES:
-            raise UserError(f"update must be one of {', '.join(RULES)}; got {self.update!r}")
+            raise UserError(f"update must be {' or '.join(map(repr, RULES))}; got {self.update!r}")
         self.precision = precision or Precision()
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=self.precision.memory_format).train()

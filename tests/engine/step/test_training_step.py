@@ -128,7 +128,7 @@ def test_overflowing_gradients_alone_are_named_too():
     for parameter in step.model.parameters():
         parameter.grad = torch.full_like(parameter, torch.inf)
     step.guard.begin_step()
-    step.guard.check(loss, step.model.parameters())
+    step.guard.check([loss], step.model.parameters())
     step.guard.settle()
     step.guard.end_step()
     with pytest.raises(NonFiniteError, match="its gradient is not"):

@@ -1,0 +1,73 @@
+"""What the ``dat`` command accepts, asked of its own parsers: the one place where the pages and their tests look it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dat.cli.evaluate_flags import EvaluateFlags, parse_evaluate_flags
+from dat.cli.main import COMMANDS
+from dat.cli.profile_flags import parse_profile_flags
+from dat.cli.train_flags import parse_train_flags
+from dat.evaluation import parse_attacks
+from dat.methods import METHODS
+from dat.recipes import RECIPES, recipe
+
+__all__ = [
+    "COMMANDS",
+    "METHODS",
+    "RECIPES",
+    "EvaluateFlags",
+    "parse_command",
+    "profile_options",
+    "recipe",
+    "run_options",
+]
+
+_EXAMPLE = "digits-resnet"
+
+
+def run_options() -> Any:
+    """The default options of ``dat train`` that are not part of a recipe."""
+    return parse_train_flags([_EXAMPLE])[1]
+
+
+def profile_options() -> Any:
+    """The default options of ``dat profile`` that are not part of a recipe."""
+    return parse_profile_flags([_EXAMPLE])[1]
+
+
+def parse_command(words: Sequence[str]) -> None:
+    """Parse the words after ``dat`` as the command would, and do nothing else.
+
+    Raises:
+        ValueError: the command would refuse them; ``--help`` is accepted.
+    """
+    if not words or words[0] not in COMMANDS:
+        raise ValueError(f"no command is called {' '.join(words[:1])!r}; there are {', '.join(COMMANDS)}")
+    command, *rest = words
+    if command not in _PARSERS:
+        raise ValueError(f"docs/hooks/commands.py does not know how to parse dat {command}; add its parser")
+    try:
+        _PARSERS[command](rest)
+    except SystemExit as exit_:
+        if exit_.code not in (0, None):
+            raise ValueError(f"dat {' '.join(words)} exits with {exit_.code}") from None
+
+
+def _evaluate(words: Sequence[str]) -> None:
+    parse_attacks(parse_evaluate_flags(words).attacks)
+
+
+def _no_words(words: Sequence[str]) -> None:
+    if words:
+        raise ValueError(f"this command takes no arguments; got {' '.join(words)}")
+
+
+_PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
+    "train": parse_train_flags,
+    "profile": parse_profile_flags,
+    "evaluate": _evaluate,
+    "recipes": _no_words,
+    "doctor": _no_words,
+}
