@@ -30,6 +30,7 @@ from dat.training.trained import checkpoint_identity
 from dat_engine.data import DataError, ImageSource
 from dat_engine.distributed import Processes, ProcessesError, join
 from dat_engine.run.display import Progress, open_progress
+from dat_engine.run.durable_file import replacing
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop, parse_duration, process_start
 from dat_engine.run.trainer import Ending, Trainer, TrainingPlan
@@ -139,7 +140,8 @@ def _open_run(recipe: Recipe, path: Path, resume: bool, processes: Processes) ->
     else:
         run = RunDirectory.create(path, recipe.to_dict())
         if processes.world_size > 1:
-            (path / LAUNCH_FILE).write_text(_launch())
+            with replacing(path / LAUNCH_FILE) as file:  # in place of a link by that name too, not through it
+                file.write(_launch().encode())
     processes.barrier()
     return run
 
