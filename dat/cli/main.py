@@ -28,7 +28,7 @@ from dat.training.build import choose_device, load_test_data
 from dat.training.train import RunFailedError, titled, train
 from dat.training.trained import load_trained
 from dat_engine.distributed import ProcessesError, leave
-from dat_engine.run.display import open_progress
+from dat_engine.run.display import open_display
 from dat_engine.step.guard import NonFiniteError
 
 
@@ -79,7 +79,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
             f"{trained.path} was trained on other classes ({len(trained.class_names)}) than {flags.data_root} holds "
             f"({data.num_classes}) of {trained.recipe.data.name}"
         )
-    with open_progress("silent" if flags.json else "auto") as progress:
+    with open_display("silent" if flags.json else "auto") as display:
         results = evaluate(
             trained.model,
             data,
@@ -87,10 +87,10 @@ def _evaluate(arguments: Sequence[str]) -> int:
             epsilon=epsilon,
             batch_size=flags.batch_size,
             seed=flags.seed,
-            on_progress=lambda attack, done: progress.activity(f"evaluating {attack}: {done} of {len(data)} images"),
+            on_progress=lambda attack, done: display.activity(f"evaluating {attack}: {done} of {len(data)} images"),
         )
         title = f"{trained.recipe.name} {trained.recipe.method}, {len(data)} test images, epsilon {epsilon:.4g}"
-        progress.summary(titled(results), title=title)
+        display.summary(titled(results), title=title)
     if flags.json:
         accuracy = {
             result.attack: {"percent": result.percent, "standard_error": result.standard_error} for result in results

@@ -29,7 +29,7 @@ from dat.training.build import (
 from dat.training.trained import checkpoint_identity
 from dat_engine.data import DataError, ImageSource
 from dat_engine.distributed import Processes, ProcessesError, join
-from dat_engine.run.display import Progress, open_progress
+from dat_engine.run.display import Display, open_display
 from dat_engine.run.durable_file import replacing
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop, parse_duration, process_start
@@ -95,9 +95,9 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
     step = build_step(recipe, model, build_method(recipe, data.train, device), processes)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
-    with _open_run(recipe, path, resume, processes) as run, _progress(options, processes) as progress:
-        progress.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
-        trainer = _trainer(recipe, options, step, data, run, progress, processes)
+    with _open_run(recipe, path, resume, processes) as run, _open_display(options, processes) as display:
+        display.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
+        trainer = _trainer(recipe, options, step, data, run, display, processes)
         if run.checkpoints.step_paths():
             trainer.resume()
         elif resume and processes.is_main:  # it was killed before its first checkpoint
@@ -105,9 +105,9 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         ending, stopped = _train(trainer, limit, path)
         if stopped is None:
             # a signal now ends the process at once: training is saved, and --resume evaluates again
-            _evaluate_result(recipe, run, model, test, progress, ending, trainer)
+            _evaluate_result(recipe, run, model, test, display, ending, trainer)
             return 0
-        progress.note(
+        display.note(
             f"stopped by {'a signal' if stopped == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
             f"training; saved in {path}; add --resume to go on"
         )
@@ -157,8 +157,8 @@ def _began_here(path: Path) -> bool:
     return note.is_file() and note.read_text() == _launch()
 
 
-def _progress(options: RunOptions, processes: Processes) -> Progress:
-    return open_progress(options.progress if processes.is_main else "silent")
+def _open_display(options: RunOptions, processes: Processes) -> Display:
+    return open_display(options.progress if processes.is_main else "silent")
 
 
 def _lost_process(error: RuntimeError, processes: Processes, path: Path) -> RuntimeError:
@@ -180,7 +180,7 @@ def _trainer(
     step: TrainingStep,
     data: TrainingData,
     run: RunDirectory,
-    progress: Progress,
+    display: Display,
     processes: Processes,
 ) -> Trainer:
     validation = data.validation
@@ -210,7 +210,7 @@ def _trainer(
         data.loader,
         plan,
         run,
-        progress,
+        display,
         processes=processes,
         identity=checkpoint_identity(recipe, data.train),
         execute=executor(recipe, step, processes),
@@ -224,7 +224,7 @@ def _evaluate_result(
     run: RunDirectory,
     model: nn.Module,
     test: ImageSource,
-    progress: Progress,
+    display: Display,
     ending: Ending,
     trainer: Trainer,
 ) -> None:
@@ -241,7 +241,7 @@ def _evaluate_result(
         epsilon=recipe.epsilon,
         batch_size=recipe.evaluation.batch_size,
         seed=recipe.seed,
-        on_progress=lambda attack, done: progress.activity(f"evaluating {TITLES[attack]}: {done} images"),
+        on_progress=lambda attack, done: display.activity(f"evaluating {TITLES[attack]}: {done} images"),
     )
     if not processes.is_main:
         return
@@ -259,7 +259,7 @@ def _evaluate_result(
             "accuracy": {result.attack: result.percent for result in results},
         }
     )
-    progress.summary(
+    display.summary(
         titled(results),
         title=f"{recipe.method} on {results[0].images} test images, epsilon {recipe.epsilon:.4g}",
     )
