@@ -1,10 +1,31 @@
-"""Gather, crop, flip and convert 8-bit images in one pass. jit functions only."""
+"""Gather, crop, flip and convert 8-bit images on CUDA in one pass: the kernel and its one launch."""
 
-# Triton compiles these functions; their arguments have no Python types.
+# Triton compiles the kernel; its arguments have no Python types.
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from dat_kernels import triton_tensors
+
+BLOCK = 1024
+
+
+def serves(dataset: Tensor, *others: Tensor) -> str | None:
+    return triton_tensors.why_not((torch.uint8, torch.int64, *triton_tensors.FLOATING, torch.float64), dataset, *others)
+
+
+def forward(dataset: Tensor, indices: Tensor, crop_offsets: Tensor | None, flip: Tensor | None, out: Tensor) -> None:
+    batch, channels, height, width = out.shape
+    crop_strides = (0, 0) if crop_offsets is None else crop_offsets.stride()
+    with torch.cuda.device_of(dataset):
+        gather_augmented[(batch * triton.cdiv(channels * height * width, BLOCK),)](
+            dataset, indices, crop_offsets, flip, out,
+            *dataset.stride(), indices.stride(0), *crop_strides, 0 if flip is None else flip.stride(0), *out.stride(),
+            CHANNELS=channels, HEIGHT=height, WIDTH=width, CHANNELS_LAST=out.stride(1) == 1, BLOCK=BLOCK, num_warps=4,
+        )  # fmt: skip
 
 
 @triton.jit
