@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dat import models
 from dat.methods import METHODS, Task
+from dat.methods.dat.amplitude import mean_amplitude
 from dat.recipes import Recipe
 from dat_engine.data import (
     Augmentation,
@@ -23,7 +24,6 @@ from dat_engine.data import (
     RandomResizedCrop,
     hold_out,
     load,
-    mean_amplitude,
     open_loader,
     take,
 )

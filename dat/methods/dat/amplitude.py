@@ -1,15 +1,9 @@
 """The mean amplitude of a data set."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from dat_engine.data.arrays import ImageArrays, unit_range
-from dat_engine.data.files.corrupt import CorruptFiles
-from dat_engine.data.files.decoded import decoded_chunks
-from dat_engine.data.files.files import ImageSource
-from dat_engine.data.selection import take
+from dat_engine.data import ImageArrays, ImageSource, batches, take
 
 __all__ = ["mean_amplitude"]
 
@@ -26,17 +20,12 @@ def mean_amplitude(source: ImageSource) -> Tensor:
     Images in memory all count. Of files, which have to be decoded for it, 10,000 at most are taken, always the same
     ones and classes balanced (`take`): that is the mean to one percent of its spread.
     """
-    total = torch.zeros(source.image_shape, dtype=torch.float64, device=source.targets.device)
+    device, chunk = source.targets.device, _FFT_CHUNK
+    if not isinstance(source, ImageArrays):
+        source, chunk = take(source, min(len(source), _MOST_FILES), _SAMPLE_SEED), _FILES_CHUNK
+    total = torch.zeros(source.image_shape, dtype=torch.float64, device=device)
     count = 0
-    for chunk in _chunks(source):
-        total += torch.fft.fft2(unit_range(chunk)).abs().sum(dim=0, dtype=torch.float64)
-        count += len(chunk)
+    for images, _ in batches(source, chunk, device):
+        total += torch.fft.fft2(images).abs().sum(dim=0, dtype=torch.float64)
+        count += len(images)
     return (total / count).to(torch.float32)
-
-
-def _chunks(source: ImageSource) -> Iterator[Tensor]:
-    if isinstance(source, ImageArrays):
-        yield from source.images.split(_FFT_CHUNK)
-    else:
-        sample = take(source, min(len(source), _MOST_FILES), _SAMPLE_SEED)
-        yield from (images for images, _ in decoded_chunks(sample, _FILES_CHUNK, CorruptFiles(sample)))
