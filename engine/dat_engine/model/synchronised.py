@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dat_engine.model.branches import batchnorm_layers
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of all processes' tensors, in each of them; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
 
 
 class SynchronisedBatchNorm(_BatchNorm):
@@ -25,10 +42,10 @@ class SynchronisedBatchNorm(_BatchNorm):
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = values.numel() // values.shape[1] * distributed.get_world_size()
         # two passes: squares of deviations from the common mean lose nothing where the mean is large
-        mean = all_reduce(values.sum(dims)) / count
+        mean = _SumOverProcesses.apply(values.sum(dims)) / count
         shape = (1, -1) + (1,) * (input.ndim - 2)
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count
         if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

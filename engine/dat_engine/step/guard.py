@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dat_engine import private_torch
 from dat_engine.step.optimizers import step_unless
 
 
@@ -59,7 +60,7 @@ class Guard:
         """Unscale the gradients of `parameters` in place and note whether they or the loss are non-finite."""
         self._found.zero_()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._scale.reciprocal())
+        private_torch.unscale_and_find_nonfinite_(gradients, self._found, self._scale.reciprocal())
         loss_is_bad = (~torch.isfinite(loss.detach())).to(self._found.dtype)
         self._loss_was_bad.copy_(loss_is_bad)
         self._found.copy_(torch.maximum(self._found, loss_is_bad))
@@ -76,7 +77,9 @@ class Guard:
         self._statistics.save()
         self.skipped.copy_(torch.maximum(self.skipped, self._found))
         if self._scales_loss:
-            torch._amp_update_scale_(self._scale, self._growth, self._found, 2.0, 0.5, 2000)
+            private_torch.update_loss_scale_(
+                self._scale, self._growth, self._found, growth=2.0, backoff=0.5, interval=2000
+            )
 
     @torch.no_grad()
     def end_step(self) -> None:
