@@ -89,7 +89,9 @@ def test_nothing_imports_upwards(storey):
 
 
 def test_nothing_imports_by_the_old_names():
-    files = [file for folder in ("bench", "dat", "engine", "kernels", "tests") for file in (ROOT / folder).rglob("*.py")]
+    files = [
+        file for folder in ("bench", "dat", "engine", "kernels", "tests") for file in (ROOT / folder).rglob("*.py")
+    ]
     assert not imports_of([file for file in files if file != Path(__file__)], OLD_NAMES)
 
 
@@ -99,7 +101,9 @@ def test_no_text_run_by_another_process_imports_by_the_old_names():
     for folder in ("bench", "dat", "engine", "kernels", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             texts = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
-            programs = [text for text in texts if isinstance(text, str) and "import " in text and file != Path(__file__)]
+            programs = [
+                text for text in texts if isinstance(text, str) and "import " in text and file != Path(__file__)
+            ]
             packages = {package for text in programs for package in _packages_of_program(text)}
             if packages & OLD_NAMES:
                 found[str(file.relative_to(ROOT))] = packages & OLD_NAMES
