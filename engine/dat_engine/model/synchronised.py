@@ -1,4 +1,4 @@
-"""BatchNorm over the batches of all processes, on any device (torch's SyncBatchNorm serves GPUs only)."""
+"""BatchNorm over the batches of all processes: torch's own on a GPU, ours elsewhere (torch's serves GPUs only)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dat_engine.model.branches import batchnorm_layers
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -60,11 +62,30 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def synchronise_batchnorm(module: nn.Module) -> None:
-    """Replace every BatchNorm below `module`, branched or not, by a synchronised one with the same tensors, in place."""
-    for parent, name, layer in batchnorm_layers(module):
-        synchronised = SynchronisedBatchNorm(
-            layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
-        )
+    """Replace every BatchNorm below `module`, branched or not, by a synchronised one with the same tensors, in place.
+
+    On a GPU by torch's own SyncBatchNorm, elsewhere by `SynchronisedBatchNorm`.
+
+    Raises:
+        ValueError: a layer that does more than normalise (timm's BatchNormAct2d), before anything is replaced.
+    """
+    layers = list(batchnorm_layers(module))
+    for parent, name, layer in layers:
+        if type(layer) not in _PLAIN:
+            path = next(path for path, found in module.named_modules() if found is parent)
+            raise ValueError(
+                f"layer {'.'.join(filter(None, (path, name)))} is a {type(layer).__name__}, which may do more than "
+                "BatchNorm, so it cannot be replaced by a synchronised one; use a model with torch.nn.BatchNorm layers, "
+                "or leave synchronise_batchnorm off"
+            )
+    kind = synchronised_type(next(module.parameters(), torch.empty(0)).device)
+    for parent, name, layer in layers:
+        synchronised = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
         for tensor_name in (*layer._parameters, *layer._buffers):
             setattr(synchronised, tensor_name, getattr(layer, tensor_name))
         setattr(parent, name, synchronised.train(layer.training))
+
+
+def synchronised_type(device: torch.device) -> type[nn.SyncBatchNorm] | type[SynchronisedBatchNorm]:
+    """Which layer synchronises on `device`: torch's fuses its kernels and serves CUDA devices only."""
+    return nn.SyncBatchNorm if device.type == "cuda" else SynchronisedBatchNorm
