@@ -23,14 +23,13 @@ from dat_kernels.amplitude_mix import triton_backend as amplitude_mix
 from dat_kernels.amplitude_mix import triton_kernel as amplitude_mix_kernel
 from dat_kernels.amplitude_mix import triton_pointwise
 from dat_kernels.augment import triton_backend as augment
-from dat_kernels.augment import triton_kernel as augment_kernel
 from dat_kernels.pgd_step import triton_backend as pgd_step
 from dat_kernels.pgd_step import triton_kernel as pgd_step_kernel
 
 ENTRY_POINTS = {
     amplitude_mix_kernel: ("mix_forward", "mix_backward_amplitude"),
     triton_pointwise: ("generated_half_spectrum", "blend", "grad_before_clip", "projections"),
-    augment_kernel: ("gather_augmented",),
+    augment: ("gather_augmented",),
     pgd_step_kernel: ("step_dense", "step_strided", "start_dense", "start_strided"),
 }
 TYPES = {

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dat_engine.errors import UserError
-from dat_engine.run.durable_file import remove_leftovers, replacing, sync_directory
+from dat_engine.run.durable_file import refuse_link, remove_leftovers, replacing, sync_directory
 from dat_engine.run.state_tree import DTYPE_NAMES, put_together, take_apart
 
 FORMAT_VERSION = 1
@@ -171,12 +171,15 @@ class CheckpointFolder:
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
         try:
+            refuse_link(self.path)
             if not self.path.is_dir():
                 self.path.mkdir(parents=True, exist_ok=True)
                 sync_directory(self.path.parent)
             remove_leftovers(self.path)
         except OSError as error:
             raise CheckpointError(f"cannot write checkpoints to {self.path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         save(path, state)
 
 

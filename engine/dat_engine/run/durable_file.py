@@ -34,6 +34,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
+def refuse_link(path: Path) -> None:
+    """Raise ValueError when `path`, which is about to be written (in), is a symbolic link, dangling or not.
+
+    Whoever hands over a run directory could otherwise have any file of the user overwritten.
+    """
+    if os.path.islink(path):  # Path.is_symlink raises where a directory on the way may not be searched
+        raise ValueError(
+            f"{path} is a symbolic link, and nothing in a run directory is written through links; "
+            "put what it points to in its place, or use another --run-dir"
+        )
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporaries of killed writers in `folder`. Only for the process that alone writes there."""
     for leftover in folder.glob(f".*{_PARTIAL}"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dat_engine.errors import UserError
-from dat_engine.run.durable_file import replacing
+from dat_engine.run.durable_file import refuse_link, replacing
 
 
 class MetricsLog:
@@ -25,13 +25,14 @@ class MetricsLog:
         """Write `row` (JSON types) as one line and flush it; nan and infinities, which JSON lacks, become null.
 
         Raises TypeError, before anything is written, for a value that is not JSON (a tensor, say); ValueError when the
-        disk is full or the file cannot be written.
+        disk is full, the file cannot be written or is a symbolic link.
         """
         line = json.dumps(finite(row), allow_nan=False).encode() + b"\n"
         try:
             if self._file is None:
                 # unbuffered: a row that the disk had no room for must not wait in a buffer and fail again in close()
-                self._file = self.path.open("ab", buffering=0)
+                refuse_link(self.path)
+                self._file = open(self.path, "ab", buffering=0, opener=_open_no_link)  # noqa: SIM115
                 _cut_torn_line(self._file, self.path)
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -60,6 +61,7 @@ class MetricsLog:
     def truncate(self, after_step: int) -> None:
         """Drop the rows whose `step` is higher than `after_step`, and damaged lines; rows without a step stay."""
         self.close()
+        refuse_link(self.path)
         if not self.path.exists():
             return
         kept = [row for row in self.rows() if row.get("step", after_step) <= after_step]
@@ -81,6 +83,10 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in value]
     return value
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _cut_torn_line(file: FileIO, path: Path) -> None:

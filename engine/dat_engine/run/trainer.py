@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dat_engine.data import Batch, Loader, prefetched
 from dat_engine.distributed import Processes
 from dat_engine.run.checkpoint import CheckpointError
-from dat_engine.run.display import EpochRow, Progress
+from dat_engine.run.display import Display, EpochRow
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop
@@ -70,7 +70,7 @@ class Trainer:
         loader: Loader,
         plan: TrainingPlan,
         run: RunDirectory,
-        progress: Progress,
+        display: Display,
         *,
         processes: Processes = ONE_PROCESS,
         identity: Mapping[str, Any],
@@ -83,7 +83,7 @@ class Trainer:
         self.loader = loader
         self.plan = plan
         self.run = run
-        self.progress = progress
+        self.display = display
         self.processes = processes
         self.execute = execute or step
         self.identity = dict(identity)
@@ -217,7 +217,7 @@ class Trainer:
         total = self.plan.epochs * per_epoch
         if self.plan.max_steps is not None:
             total = min(total, self.plan.max_steps)
-        self.progress.step(
+        self.display.step(
             position.epoch + 1,
             position.step_in_epoch,
             per_epoch,
@@ -245,7 +245,7 @@ class Trainer:
             "train", {**row, "lr": learning_rate, **({} if rate is None else {"images_per_second": rate})}
         )
         if row["skipped"]:
-            self.progress.warn(
+            self.display.warn(
                 f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
             )
 
@@ -255,7 +255,7 @@ class Trainer:
         means = self._epoch_means.means(self.processes)
         self._epoch_means = StepMeans()
         self._share_statistics()
-        self.progress.activity("validating")
+        self.display.activity("validating")
         validation = dict(self.validate(self.step.evaluated_model)) if self.validate is not None else {}
         score = validation.get(self.select_by)
         improved = score is not None and (position.best is None or score > position.best)
@@ -280,7 +280,7 @@ class Trainer:
             if self.processes.is_main:
                 self.run.checkpoints.save_best(best)
         self._save()
-        self.progress.epoch_end(
+        self.display.epoch_end(
             EpochRow(
                 epoch=position.epoch,
                 epochs=self.plan.epochs,
