@@ -66,7 +66,8 @@ def test_a_layer_that_does_more_is_refused_by_name_and_nothing_is_replaced(path)
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Identity(), nn.Sequential(nn.Identity()))
     model.set_submodule(path, NormAndRelu(3))
     with pytest.raises(
-        ValueError, match=rf"layer {path} is a NormAndRelu, .*; use a model with torch.nn.BatchNorm layers"
+        ValueError,
+        match=rf"layer {path} is a NormAndRelu .*; train without synchronised BatchNorm, or with plain torch.nn.BatchNorm",
     ):
         synchronise_batchnorm(model)
     assert type(model[0]) is nn.BatchNorm2d
