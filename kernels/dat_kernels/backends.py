@@ -49,7 +49,7 @@ def choose(operation: str, requested: str | None, *tensors: torch.Tensor) -> Mod
     """The module of `operation` that will serve these tensors.
 
     Args:
-        operation: name of a folder of `kernels`.
+        operation: name of a folder of `dat_kernels`.
         requested: a backend's name, or None for the fastest one that fits device, dtype and shape.
         tensors: the operation's tensors; the first decides the device.
 

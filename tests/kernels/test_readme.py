@@ -35,7 +35,9 @@ def test_example_attacks_within_the_box_and_reaches_amplitude_and_model(example)
 
 def test_every_public_name_is_in_the_table():
     text = README.read_text()
-    assert [name for name in dat_kernels.__all__ if f"`{name}`" not in text and f"`kernels.{name}()`" not in text] == []
+    assert [
+        name for name in dat_kernels.__all__ if f"`{name}`" not in text and f"`dat_kernels.{name}()`" not in text
+    ] == []
 
 
 def test_every_link_leads_to_a_file():

@@ -17,7 +17,7 @@ struct Run {
 struct Walk {
     dat::Shape shape;
     bool flat;
-    std::ptrdiff_t parts, length;  // length: values of a part
+    std::ptrdiff_t length;  // values of a part
 
     DAT_INLINE PlaneIndex at(std::ptrdiff_t plane) const {
         return {plane / shape.channels, plane % shape.channels, shape.channels, shape.height * shape.width};
@@ -109,14 +109,15 @@ void pgd_step(const dat::Step& a) {
     const bool per_sample = a.step_size.per_sample || a.epsilon.per_sample;
     const std::ptrdiff_t pixels = a.shape.height * a.shape.width, planes = a.shape.batch * a.shape.channels;
     const std::ptrdiff_t parts = !same_layout ? planes : per_sample ? a.shape.batch : 1;
-    const Walk walk{a.shape, same_layout, parts, planes * pixels / parts};
+    const Walk walk{a.shape, same_layout, planes * pixels / parts};
     const std::ptrdiff_t chunks = (walk.length + CHUNK - 1) / CHUNK;
     const bool direct = a.out.dtype == dat::Dtype::float32 && walk.stride(a.out.interleaved) == 1;
 #pragma omp parallel for num_threads(a.threads) schedule(static)
-    for (std::ptrdiff_t index = 0; index < walk.parts * chunks; ++index) {
+    for (std::ptrdiff_t index = 0; index < parts * chunks; ++index) {
         alignas(64) float scratch[3][CHUNK], result[CHUNK];
         alignas(64) unsigned char active[CHUNK];
-        Run run{index / chunks, index % chunks * CHUNK, CHUNK};
+        const std::ptrdiff_t part = parts == 1 ? 0 : index / chunks;  // no division in the common case
+        Run run{part, (index - part * chunks) * CHUNK, CHUNK};
         if (run.first + run.count > walk.length) run.count = walk.length - run.first;
         const std::ptrdiff_t sample = per_sample ? walk.sample(run) : 0;
         const float step_size = setting_of(a.step_size, sample), epsilon = setting_of(a.epsilon, sample);
