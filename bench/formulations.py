@@ -23,8 +23,10 @@ def mix_with_half_spectrum(images: Tensor, amplitude: Tensor, lam: Tensor) -> Te
     return (torch.fft.irfft2(phase * symmetric, s=images.shape[-2:]) + (1 - weight) * images).clamp(0, 1)
 
 
-def step_in_box(adversarial: Tensor, gradient: Tensor, images: Tensor, step_size: float, epsilon: float) -> Tensor:
-    """One step of projected gradient ascent."""
+def step_in_box(
+    adversarial: Tensor, gradient: Tensor, images: Tensor, step_size: float | Tensor, epsilon: float | Tensor
+) -> Tensor:
+    """One step of projected gradient ascent. Step size and epsilon: a number or [B, 1, 1, 1]."""
     stepped = adversarial + step_size * gradient.sign()
     return torch.clamp(torch.min(torch.max(stepped, images - epsilon), images + epsilon), 0, 1)
 
@@ -34,8 +36,8 @@ def step_in_box_with_buffers(
     gradient: Tensor,
     images: Tensor,
     buffers: tuple[Tensor, Tensor],
-    step_size: float,
-    epsilon: float,
+    step_size: float | Tensor,
+    epsilon: float | Tensor,
 ) -> Tensor:
     """The same without new memory: returns the first buffer, overwrites both."""
     stepped, bound = buffers

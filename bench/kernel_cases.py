@@ -142,14 +142,26 @@ def mix_with_gradient(batch: int, size: int, device: torch.device) -> Problem:
 
 
 def step(batch: int, size: int, device: torch.device) -> Problem:
+    return _step_problem(batch, size, device, STEP_SIZE, EPSILON)
+
+
+def step_per_sample(batch: int, size: int, device: torch.device) -> Problem:
+    ramp = torch.linspace(0, 1, batch, device=device)
+    return _step_problem(batch, size, device, STEP_SIZE * ramp, EPSILON * ramp.flip(0))
+
+
+def _step_problem(
+    batch: int, size: int, device: torch.device, step_size: float | Tensor, epsilon: float | Tensor
+) -> Problem:
+    steps, epsilons = (v.view(-1, 1, 1, 1) if isinstance(v, Tensor) else v for v in (step_size, epsilon))
     images = _images(batch, size, 0).to(device)
     adversarial = (images + 0.02 * torch.randn(images.shape, generator=_generator(1)).to(device)).clamp(0, 1)
     gradient = torch.randn(images.shape, generator=_generator(2)).to(device)
-    eager = partial(formulations.step_in_box, step_size=STEP_SIZE, epsilon=EPSILON)
+    eager = partial(formulations.step_in_box, step_size=steps, epsilon=epsilons)
     expected, out = eager(adversarial, gradient, images), torch.empty_like(images)
     exact = eager(adversarial.double(), gradient.double(), images.double())
     buffers = torch.empty_like(images), torch.empty_like(images)
-    with_buffers = partial(formulations.step_in_box_with_buffers, buffers=buffers, step_size=STEP_SIZE, epsilon=EPSILON)
+    with_buffers = partial(formulations.step_in_box_with_buffers, buffers=buffers, step_size=steps, epsilon=epsilons)
 
     def fault(subject: str, result: Tensor) -> str | None:
         if not (result - exact).abs().max() <= 2e-7:
@@ -163,7 +175,7 @@ def step(batch: int, size: int, device: torch.device) -> Problem:
         inputs=(adversarial, gradient, images),
         eager={"eager": eager, "eager, buffers kept": with_buffers},
         compilable=eager,
-        kernel=lambda backend: partial(pgd_step, step_size=STEP_SIZE, epsilon=EPSILON, out=out, backend=backend),
+        kernel=lambda backend: partial(pgd_step, step_size=step_size, epsilon=epsilon, out=out, backend=backend),
         fault=fault,
     )
 
@@ -268,6 +280,10 @@ _gradient = partial(
     Case, operation="amplitude_mix + gradient", build=mix_with_gradient, eager=_BOTH_MIXES, bytes_per_value=28
 )
 _step = partial(Case, operation="pgd_step", build=step, eager=("eager", "eager, buffers kept"), bytes_per_value=16)
+_each = partial(
+    Case, operation="pgd_step per sample", build=step_per_sample, eager=("eager", "eager, buffers kept"),
+    bytes_per_value=16,
+)  # fmt: skip
 _start = partial(Case, operation="pgd_start", build=start, bytes_per_value=8)
 _gather = partial(Case, operation="augment", build=gather, eager=("eager", "eager, no loop"), bytes_per_value=5)
 
@@ -285,6 +301,7 @@ CASES = (
     _step(batch=128, size=32, compiled_on_cpu=True),
     # out of the CPU's cache; without buffers eager PyTorch would pay for fresh pages first of all
     _step(batch=64, size=224, eager=("eager, buffers kept",)),
+    _each(batch=128, size=32),
     _start(batch=128, size=32, compiled_on_cpu=True),
     _gather(batch=128, size=32, compiled_on_cpu=True),
     _gather(batch=128, size=64),
@@ -292,4 +309,5 @@ CASES = (
     _mix(batch=8192, size=32, cuda_only=True),
     _gradient(batch=8192, size=32, cuda_only=True),
     _step(batch=87381, size=32, cuda_only=True),
+    _each(batch=87381, size=32, cuda_only=True),
 )

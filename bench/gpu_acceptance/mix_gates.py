@@ -101,6 +101,15 @@ class Arguments:
         )
 
 
+def run(setting: Setting, record: Recorder, *sizes: str) -> None:
+    """The cases of these sizes, in pixels; "other": those that go through torch.fft."""
+    for size in sizes:
+        if size == "other":
+            run_any_size(setting, record)
+        else:
+            run_size(int(size), setting, record)
+
+
 def run_size(size: int, setting: Setting, record: Recorder) -> None:
     """All cases of one size; in a rehearsal, which interprets the kernel, the first of them."""
     _run_cases(setting.pick(cases(size), cases(size)[:1] if size == 16 else []), setting, record)

@@ -45,18 +45,24 @@ def run(setting: Setting, record: Recorder) -> None:
                 check_compiled(function, arguments)
 
 
-def eager_step(adversarial: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
-    """The expression itself, in float32 at least."""
+def eager_step(
+    adversarial: Tensor,
+    gradient: Tensor,
+    images: Tensor,
+    step_size: float | Tensor = STEP_SIZE,
+    epsilon: float | Tensor = EPSILON,
+) -> Tensor:
+    """The expression itself, in float32 at least. Step size and epsilon: a number or [B, 1, 1, 1]."""
     wide = torch.promote_types(images.dtype, torch.float32)
     x = images.to(wide)
-    stepped = adversarial.to(wide) + STEP_SIZE * gradient.sign().to(wide)
-    return torch.clamp(torch.min(torch.max(stepped, x - EPSILON), x + EPSILON), 0, 1).to(images.dtype)
+    stepped = adversarial.to(wide) + step_size * gradient.sign().to(wide)
+    return torch.clamp(torch.min(torch.max(stepped, x - epsilon), x + epsilon), 0, 1).to(images.dtype)
 
 
 def check_step(
     shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format, setting: Setting
 ) -> None:
-    """Out of place, in place, with both extra outputs, with scalars on the device, with a gradient of another kind."""
+    """Out of place, in place, both extra outputs, scalars on the device or per sample, a gradient of another kind."""
     backend, device = backend_of("pgd_step", setting), setting.device
     adversarial, gradient, images = step_inputs(shape, dtype, memory_format, device)
     expected = eager_step(adversarial, gradient, images)
@@ -65,7 +71,13 @@ def check_step(
         "epsilon": torch.tensor(EPSILON, device=device),
     }
     on_host: dict[str, Any] = {"step_size": STEP_SIZE, "epsilon": EPSILON}
+    ramp = torch.linspace(0, 1, shape[0], device=device)
+    steps, epsilons = 2 * STEP_SIZE * ramp, EPSILON * ramp.flip(0)
+    over_pixels = steps[:, None, None, None], epsilons[:, None, None, None]
     with poisoned_memory():
+        for direction in (gradient, gradient.contiguous(memory_format=torch.channels_last), gradient.contiguous()):
+            result = pgd_step(adversarial, direction, images, step_size=steps, epsilon=epsilons, backend=backend)
+            require(same_bits(result, eager_step(adversarial, gradient, images, *over_pixels)), "per sample")
         for scalars in (on_host, on_device):
             result = pgd_step(adversarial, gradient, images, **scalars, backend=backend)
             require(same_bits(result, expected), f"out of place, {'host' if scalars is on_host else 'device'} scalars")
@@ -108,18 +120,29 @@ def check_start(noise: str, shape: tuple[int, ...], setting: Setting) -> str:
     backend, device = backend_of("pgd_step", setting), setting.device
     images = make_images("random", shape, seed=3).mul(0.5).add(0.25).to(device)
 
-    def start(given: Tensor = images, seed: int | Tensor = 11, offset: int | Tensor = 2, to: str = backend) -> Tensor:
-        return pgd_start(given, noise=noise, scale=0.1, seed=seed, offset=offset, backend=to)
+    def start(
+        given: Tensor = images,
+        seed: int | Tensor = 11,
+        offset: int | Tensor = 2,
+        to: str = backend,
+        scale: float | Tensor = 0.1,
+    ) -> Tensor:
+        return pgd_start(given, noise=noise, scale=scale, seed=seed, offset=offset, backend=to)
 
     with poisoned_memory():
         first, again = start(), start()
         last = start(images.contiguous(memory_format=torch.channels_last))
         by_tensors = start(seed=torch.tensor(11, device=device), offset=torch.tensor(2, device=device))
         part = start(images[:1].clone())
+        scales = torch.linspace(0, 0.2, shape[0], device=device)
+        by_sample = start(scale=scales)
+        of_last = start(scale=scales[-1])
     require(same_bits(first, again), "differs between two calls")
     require(same_bits(first, last), "depends on the memory format")
     require(same_bits(first, by_tensors), "depends on whether the seed is on the device")
     require(same_bits(first[:1], part), "depends on the size of the batch, so on the launch grid")
+    require(same_bits(by_sample[0], images[0]), "a scale of 0 in a batch of many moves its image")
+    require(same_bits(by_sample[-1], of_last[-1]), "the last sample's scale is not its own")
     require(not torch.equal(first, start(seed=12)), "does not depend on the seed")
     require(not torch.equal(first, start(offset=3)), "does not depend on the offset")
     reference = start(to="reference")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu_acceptance.records import Recorder
+from bench.gpu_acceptance.sections import SECTIONS
 from bench.gpu_acceptance.setting import Setting
 
 
@@ -39,7 +40,9 @@ def main() -> None:
             ends=time.monotonic() + arguments.seconds,
         )
         record = Recorder(arguments.work / f"{name}.jsonl")
-        importlib.import_module(f"bench.gpu_acceptance.{name}").run(setting, record)
+        section = SECTIONS[name]
+        module = importlib.import_module(f"bench.gpu_acceptance.{section.module or name}")
+        module.run(setting, record, *section.words)
         gc.collect()
 
 

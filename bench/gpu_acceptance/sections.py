@@ -1,7 +1,7 @@
 """The sections of a run and the stages in which they are run.
 
-Gates run side by side; whatever measures time has the GPU to itself. A section is a module of this package with
-`run(setting, record)`.
+Gates run side by side; whatever measures time has the GPU to itself. A section is a call of `run(setting, record, *words)`
+of a module of this package.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """One section: its module is `bench.gpu_acceptance.<name>`."""
+    """One section, in a process of its own."""
 
     name: str
     summary: str
@@ -21,6 +21,10 @@ class Section:
     """Measures times: nothing else runs meanwhile."""
     helps: bool = False
     """Only makes others faster: it does not matter how it ends."""
+    module: str = ""
+    """Its module in `bench.gpu_acceptance`, where that is not called as the section."""
+    words: tuple[str, ...] = ()
+    """What `run` is given besides."""
 
 
 CEILINGS = Section(name="ceilings", summary="copy bandwidth and matrix-product rates of this GPU", limit=40, times=True)
@@ -31,9 +35,28 @@ GATES = (
         limit=180,
         helps=True,
     ),
-    Section(name="mix_gates_32", summary="amplitude_mix at 32 pixels against float64", limit=120),
-    Section(name="mix_gates_64", summary="amplitude_mix at 64 pixels against float64", limit=150),
-    Section(name="mix_gates_rest", summary="amplitude_mix at 16 pixels and through torch.fft", limit=120),
+    Section(
+        name="mix_gates_32",
+        summary="amplitude_mix at 32 pixels, CIFAR's, against float64",
+        limit=120,
+        module="mix_gates",
+        words=("32",),
+    ),
+    Section(
+        name="mix_gates_64",
+        # its kernels take longest to compile
+        summary="amplitude_mix at 64 pixels, Tiny-ImageNet's, against float64",
+        limit=150,
+        module="mix_gates",
+        words=("64",),
+    ),
+    Section(
+        name="mix_gates_rest",
+        summary="amplitude_mix at 16 pixels and through torch.fft",
+        limit=120,
+        module="mix_gates",
+        words=("16", "other"),
+    ),
     Section(
         name="pointwise_gates", summary="pgd_step bit for bit, pgd_start, augment; all under torch.compile", limit=120
     ),

@@ -11,7 +11,7 @@ from dat.training.options import DEFAULT_DATA_ROOT
 from dat.training.trained import load_trained
 from dat_engine.data import needs_files
 from dat_engine.errors import UserError
-from dat_engine.run.display import open_progress
+from dat_engine.run.display import open_display
 
 
 def evaluate_trained(flags: EvaluateFlags) -> int:
@@ -35,7 +35,7 @@ def evaluate_trained(flags: EvaluateFlags) -> int:
             f"{trained.path} was trained on other classes ({len(trained.class_names)}) than {data_root} holds "
             f"({data.num_classes}) of {trained.recipe.data.name}"
         )
-    with open_progress("silent" if flags.json else "auto") as progress:
+    with open_display("silent" if flags.json else "auto") as display:
         result = evaluate(
             trained.model,
             data,
@@ -43,12 +43,12 @@ def evaluate_trained(flags: EvaluateFlags) -> int:
             epsilon=epsilon,
             batch_size=flags.batch_size,
             seed=flags.seed,
-            on_progress=lambda attack, done: progress.activity(
+            on_progress=lambda attack, done: display.activity(
                 f"evaluating {TITLES[attack]}: {done} of {len(data)} images"
             ),
         )
         title = f"{trained.recipe.name} {trained.recipe.method}, {result.images} test images, epsilon {epsilon:.4g}"
-        progress.summary(result.titled(), title=title)
+        display.summary(result.titled(), title=title)
     if flags.save_predictions is not None:
         result.predictions.save(flags.save_predictions)
     if flags.json:

@@ -12,7 +12,7 @@ from rich.text import Text
 from dat.profiling.step_profile import MethodProfile, Profile
 from dat_engine.profile.ranges import RANGES
 from dat_engine.profile.trace import OTHER
-from dat_engine.run.display import format_count
+from dat_engine.run.display.figures import format_count
 
 Figure = Callable[[MethodProfile], str]
 

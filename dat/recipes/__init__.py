@@ -1,18 +1,20 @@
-"""Recipes: complete experiments by name."""
+"""Recipes: complete experiments by name, one file for each data set's."""
 
+from dat.methods import method_entry
+from dat.recipes import cifar, digits, imagenet, tinyimagenet
+from dat.recipes.families import CreateRecipe
 from dat.recipes.recipe import (
-    RECIPES,
     DataSettings,
     EngineSettings,
     EvaluationSettings,
     ModelSettings,
     Recipe,
     differences,
-    recipe,
     with_data_of,
     with_epochs,
     with_optimizer_kinds,
 )
+from dat_engine.errors import unknown_name
 
 __all__ = [
     "RECIPES",
@@ -27,3 +29,22 @@ __all__ = [
     "with_epochs",
     "with_optimizer_kinds",
 ]
+
+RECIPES: dict[str, CreateRecipe] = {
+    **digits.RECIPES,
+    **cifar.RECIPES,
+    **tinyimagenet.RECIPES,
+    **imagenet.RECIPES,
+}
+
+
+def recipe(name: str, method: str = "dat") -> Recipe:
+    """The recipe called `name`, for `method`.
+
+    Raises:
+        UserError: no recipe or no method of that name.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    method_entry(method)
+    return RECIPES[name](name, method)

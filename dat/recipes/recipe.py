@@ -1,19 +1,19 @@
-"""Recipes: a recipe is a complete experiment, a frozen value every field of which is a flag of ``dat train``."""
+"""A recipe is a complete experiment, a frozen value every field of which is a flag of ``dat train``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import tyro
 
-from dat.methods import METHODS, method_entry
+from dat.methods import METHODS
 from dat_engine.data_kinds import LoaderKind, OnDamaged
-from dat_engine.errors import UserError, unknown_name
+from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
-from dat_engine.step.optimizer_settings import AdamWSettings, OptimizerSettings, SGDSettings, optimizer_settings
+from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings, optimizer_settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,18 +138,6 @@ class Recipe:
         return _plain(asdict(self))
 
 
-def recipe(name: str, method: str = "dat") -> Recipe:
-    """The recipe called `name`, for `method`.
-
-    Raises:
-        ValueError: no recipe or no method of that name.
-    """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    method_entry(method)
-    return RECIPES[name](name, method)
-
-
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the fields in which two recipes, as dictionaries, differ."""
     found: list[str] = []
@@ -197,112 +185,6 @@ def with_data_of(base: Recipe, data: DataSettings, *, keep: Collection[str] = ()
     entry = METHODS[base.method]
     freed = {name: getattr(entry.settings, name) for name in entry.with_published_crop if name not in keep}
     return replace(changed, settings=replace(base.settings, **freed)) if freed else changed
-
-
-def _published(data: DataSettings, model: str) -> Callable[[str, str], Recipe]:
-    """The method's published settings; on CIFAR these are the paper's and its authors' code's."""
-
-    def create(name: str, method: str) -> Recipe:
-        entry = METHODS[method]
-        settings = entry.settings
-        if data.crop == "padded" and entry.with_published_crop:
-            settings = replace(settings, **entry.with_published_crop)
-        epochs, milestones = entry.lengths.get(data.name, (entry.epochs, entry.milestones))
-        return Recipe(
-            name=name,
-            method=method,
-            settings=settings,
-            epochs=epochs,
-            data=data,
-            model=ModelSettings(name=model),
-            schedule=Schedule(milestones=milestones),
-            precision=Precision(name="auto", channels_last=True),
-        )
-
-    return create
-
-
-def _large_images(data: DataSettings) -> Callable[[str, str], Recipe]:
-    """Images of 224 pixels with torchvision's ResNet-50; nothing is published for DAT at this size."""
-
-    def create(name: str, method: str) -> Recipe:
-        base = _published(data, "resnet50")(name, method)
-        return replace(
-            base,
-            settings=METHODS[method].for_image_size(base.settings, 224),
-            epsilon=4 / 255,
-            epochs=90,
-            schedule=Schedule(milestones=(30, 60, 80)),
-            optimizer=SGDSettings(weight_decay=1e-4),
-        )
-
-    return create
-
-
-def _without_batchnorm(
-    data: DataSettings, model: str, *, like: Callable[[str, str], Recipe], learning_rate: float
-) -> Callable[[str, str], Recipe]:
-    """`like` with a network that has no BatchNorm, trained as such networks are: AdamW, warm-up, cosine, clipping.
-
-    Nothing is published for DAT with these networks; DAT shares their normalisation between its branches.
-    """
-
-    def create(name: str, method: str) -> Recipe:
-        base = like(name, method)
-        return replace(
-            base,
-            data=data,
-            model=ModelSettings(name=model),
-            optimizer=AdamWSettings(learning_rate=learning_rate, clip_norm=1.0),
-            schedule=Schedule(kind="cosine", milestones=(), warmup_epochs=base.epochs / 20),
-        )
-
-    return create
-
-
-def _digits(name: str, method: str) -> Recipe:
-    return Recipe(
-        name=name,
-        method=method,
-        settings=METHODS[method].settings,
-        epsilon=0.1,
-        epochs=25,
-        batch_size=64,
-        data=DataSettings(name="digits", padding=1, flip=False, validation=100),
-        model=ModelSettings(name="resnet8"),
-        optimizer=SGDSettings(learning_rate=0.3),
-        schedule=Schedule(kind="one-cycle", milestones=()),
-        evaluation=EvaluationSettings(attacks="natural,fgsm,pgd20,pgd100,cw"),
-        log_every=10,
-    )
-
-
-CIFAR10 = DataSettings(name="cifar10")
-CIFAR100 = DataSettings(name="cifar100")
-IMAGENET = DataSettings(name="imagenet", crop="resized", validation=10_000)
-
-RECIPES: dict[str, Callable[[str, str], Recipe]] = {
-    "digits-resnet": _digits,
-    "cifar10-resnet18": _published(CIFAR10, "resnet18"),
-    "cifar100-resnet18": _published(CIFAR100, "resnet18"),
-    "cifar10-wrn34-10": _published(CIFAR10, "wrn34-10"),
-    "cifar100-wrn34-10": _published(CIFAR100, "wrn34-10"),
-    "cifar10-wrn28-10": _published(CIFAR10, "wrn28-10"),
-    "cifar100-wrn28-10": _published(CIFAR100, "wrn28-10"),
-    "tinyimagenet-resnet18": _published(DataSettings(name="tinyimagenet"), "resnet18"),
-    "cifar10-vit": _without_batchnorm(
-        CIFAR10, "vit_tiny_patch4", like=_published(CIFAR10, "resnet18"), learning_rate=5e-4
-    ),
-    "cifar10-convnext": _without_batchnorm(
-        CIFAR10, "convnext_atto_patch2", like=_published(CIFAR10, "resnet18"), learning_rate=1e-3
-    ),
-    "imagenet-resnet50": _large_images(IMAGENET),
-    "imagenet-vit": _without_batchnorm(IMAGENET, "vit_b_16", like=_large_images(IMAGENET), learning_rate=5e-4),
-    "imagenet-convnext": _without_batchnorm(
-        IMAGENET, "convnext_tiny", like=_large_images(IMAGENET), learning_rate=1e-3
-    ),
-    "imagefolder": _large_images(DataSettings(name="imagefolder", crop="resized", validation=0)),
-}
 
 
 def _plain(value: Any) -> Any:

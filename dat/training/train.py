@@ -35,7 +35,8 @@ from dat.training.trained import checkpoint_identity, classifier_state
 from dat_engine.data import DataError, ImageSource
 from dat_engine.distributed import Processes, ProcessesError, join
 from dat_engine.errors import RunFailedError, UserError
-from dat_engine.run.display import Progress, open_progress
+from dat_engine.run.display import Display, open_display
+from dat_engine.run.durable_file import replacing
 from dat_engine.run.interval import parse_interval
 from dat_engine.run.run_directory import RunDirectory, refuse_taken
 from dat_engine.run.stop import Stop, parse_duration, process_start
@@ -78,12 +79,12 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     with (
         _open_run(recipe, options, path, resume, processes) as run,
-        _progress(options, processes) as progress,
-        _warnings(options, processes, progress),
+        _open_display(options, processes) as display,
+        _warnings(options, processes, display),
     ):
-        progress.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
-        say_when_rate_drops(recipe, data.loader.steps_per_epoch, progress)
-        trainer = _trainer(recipe, options, step, data, run, progress, processes)
+        display.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
+        say_when_rate_drops(recipe, data.loader.steps_per_epoch, display)
+        trainer = _trainer(recipe, options, step, data, run, display, processes)
         if run.checkpoints.step_paths():
             trainer.resume()
         elif resume:  # it was killed before its first checkpoint
@@ -92,15 +93,15 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         if stopped is None:
             try:
                 # SIGTERM now ends the process at once: training is saved, and --resume evaluates again
-                _evaluate_result(recipe, run, model, test, progress, ending, trainer, attacks)
+                _evaluate_result(recipe, run, model, test, display, ending, trainer, attacks)
             except KeyboardInterrupt:
-                progress.note(
+                display.note(
                     f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "
                     f"evaluates it, `dat train --resume --run-dir {path}` evaluates it as the recipe says"
                 )
                 return 130
             return 0
-        progress.note(
+        display.note(
             f"stopped by {'a signal' if stopped == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
             f"training; saved in {path}; go on with: dat train --resume --run-dir {path}"
         )
@@ -149,7 +150,8 @@ def _open_run(recipe: Recipe, options: RunOptions, path: Path, resume: bool, pro
             path, recipe.to_dict(), options=options.to_dict(), keep_checkpoints=options.checkpoint.keep
         )
         if processes.world_size > 1:
-            (path / LAUNCH_FILE).write_text(_launch())
+            with replacing(path / LAUNCH_FILE) as file:  # in place of a link by that name too, not through it
+                file.write(_launch().encode())
     processes.barrier()
     return run
 
@@ -184,15 +186,15 @@ def _began_here(path: Path) -> bool:
     return note.is_file() and note.read_text() == _launch()
 
 
-def _progress(options: RunOptions, processes: Processes) -> Progress:
-    return open_progress(options.progress if processes.is_main else "silent")
+def _open_display(options: RunOptions, processes: Processes) -> Display:
+    return open_display(options.progress if processes.is_main else "silent")
 
 
-def _warnings(options: RunOptions, processes: Processes, progress: Progress) -> AbstractContextManager[None]:
+def _warnings(options: RunOptions, processes: Processes, display: Display) -> AbstractContextManager[None]:
     """Warnings go through the display where there is one that speaks; else they stay on standard error."""
     if not processes.is_main or options.progress == "silent":
         return nullcontext()
-    return spoken_by(progress.warn)
+    return spoken_by(display.warn)
 
 
 def _trainer(
@@ -201,7 +203,7 @@ def _trainer(
     step: TrainingStep,
     data: TrainingData,
     run: RunDirectory,
-    progress: Progress,
+    display: Display,
     processes: Processes,
 ) -> Trainer:
     validation = data.validation
@@ -231,7 +233,7 @@ def _trainer(
         data.loader,
         plan,
         run,
-        progress,
+        display,
         processes=processes,
         identity=checkpoint_identity(recipe, data.train),
         difference=experiment_difference,
@@ -246,7 +248,7 @@ def _evaluate_result(
     run: RunDirectory,
     model: nn.Module,
     test: ImageSource,
-    progress: Progress,
+    display: Display,
     ending: Ending,
     trainer: Trainer,
     attacks: Sequence[str],
@@ -268,7 +270,7 @@ def _evaluate_result(
         batch_size=recipe.evaluation.batch_size,
         seed=recipe.seed,
         processes=processes,
-        on_progress=lambda attack, done: progress.activity(f"evaluating {TITLES[attack]}: {done} images"),
+        on_progress=lambda attack, done: display.activity(f"evaluating {TITLES[attack]}: {done} images"),
     )
     if not processes.is_main:
         return
@@ -286,7 +288,7 @@ def _evaluate_result(
             "accuracy": dict(result),
         }
     )
-    progress.summary(
+    display.summary(
         result.titled(),
         title=f"{recipe.method} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
     )

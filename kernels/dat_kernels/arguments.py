@@ -76,25 +76,36 @@ def check_crop_and_flip(
         check_device("flip", flip, like_name, like)
 
 
-def split_scalar(name: str, value: float | Tensor, like: Tensor, *, above_zero: bool) -> tuple[float, Tensor | None]:
-    """A scalar argument as (float, None) or (0.0, 0-dim float32 tensor on like's device).
+def split_per_sample(name: str, value: float | Tensor, like: Tensor) -> tuple[float, Tensor | None]:
+    """A number of at least 0 as (float, None), or as (0.0, float32 tensor): 0-dim, or [B] with one per sample of like.
 
-    Args:
-        above_zero: whether 0 itself is refused. The value of a tensor is not read.
+    The values of a tensor are not read here; `check_values` does that where the operation runs.
     """
     if isinstance(value, Tensor):
-        if value.dim() != 0 or value.dtype != torch.float32:
-            raise TypeError(
-                f"{name} is a {value.dtype} tensor of shape {tuple(value.shape)}; "
-                "give a float or a 0-dim torch.float32 tensor"
+        if value.dtype != torch.float32:
+            raise TypeError(f"{name} has dtype {value.dtype}; it must be torch.float32, or a Python float")
+        batch = like.shape[0]
+        if tuple(value.shape) not in ((), (batch,)):
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; give a float, a 0-dim tensor or one of shape ({batch},), "
+                "one per sample"
             )
         check_device(name, value, "images", like)
         return 0.0, value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a {type(value).__name__}; give a float or a 0-dim torch.float32 tensor")
-    if not (value > 0 if above_zero else value >= 0):
-        raise ValueError(f"{name} is {value}; it must be {'greater than' if above_zero else 'at least'} 0")
+        raise TypeError(f"{name} is a {type(value).__name__}; give a float or a torch.float32 tensor")
+    if not value >= 0:
+        raise ValueError(f"{name} is {value}; it must be at least 0")
     return float(value), None
+
+
+def check_values(name: str, value: Tensor) -> None:
+    """On the CPU: no value is negative or NaN. On a GPU nothing is read."""
+    if value.device.type != "cpu":
+        return
+    lowest = value.min().item()  # NaN where any value is
+    if not lowest >= 0:
+        raise ValueError(f"the lowest value of {name} is {lowest:g}; every one must be at least 0")
 
 
 def split_counter(name: str, value: int | Tensor, like: Tensor) -> tuple[int, Tensor | None]:

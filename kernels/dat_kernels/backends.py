@@ -20,8 +20,9 @@ have been checked against each other before a backend sees them.
                    start(images, noise, scale, epsilon | None, seed, offset, out)
     augment        forward(dataset, indices, crop_offsets | None, flip | None, out)
 
-`step_size` and `epsilon` are floats or 0-dim float32 tensors, `seed` and `offset` ints or 0-dim int64 tensors, on the
-tensors' device. `out`, `model_input` and `active` are written in place and always allocated by the caller.
+`step_size`, `epsilon` and `scale` are floats or float32 tensors, 0-dim or [B] with one value per sample; `seed` and
+`offset` are ints or 0-dim int64 tensors; all tensors are on one device. `out`, `model_input` and `active` are written
+in place and always allocated by the caller.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def choose(operation: str, requested: str | None, *tensors: torch.Tensor) -> Mod
     """The module of `operation` that will serve these tensors.
 
     Args:
-        operation: name of a folder of `kernels`.
+        operation: name of a folder of `dat_kernels`.
         requested: a backend's name, or None for the fastest one that fits device, dtype and shape.
         tensors: the operation's tensors; the first decides the device.
 

@@ -8,10 +8,10 @@ from dat.cli.train_flags import parse_train_flags
 from dat.recipes import differences
 from dat.recipes.reading import recipe_from_dict
 from dat.training.rate_drops import say_when_rate_drops
-from dat_engine.run.display import Progress
+from dat_engine.run.display import Display
 
 
-class Heard(Progress):
+class Heard(Display):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.warnings: list[str] = []

@@ -122,7 +122,7 @@ WRONG = {
     "noise": ({"noise": "normal"}, ValueError, r"noise is 'normal'; it must be one of \('gaussian', 'uniform'\)"),
     "integer images": ({"images": torch.zeros(1, 1, 2, 2).int()}, TypeError, "images has dtype torch.int32"),
     "negative scale": ({"scale": -1.0}, ValueError, "scale is -1.0; it must be at least 0"),
-    "empty box": ({"epsilon": 0.0}, ValueError, "epsilon is 0.0; it must be greater than 0"),
+    "negative box": ({"epsilon": -0.1}, ValueError, "epsilon is -0.1; it must be at least 0"),
     "float seed": ({"seed": 1.5}, TypeError, "seed is a float"),
     "seed of 65 bits": ({"seed": 2**63}, ValueError, "seed is 9223372036854775808; it must fit"),
     "seed per sample": ({"seed": torch.tensor([1, 2])}, TypeError, r"seed is a torch.int64 tensor of shape \(2,\)"),

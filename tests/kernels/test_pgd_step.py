@@ -5,34 +5,7 @@ import torch
 
 from dat_kernels import pgd_step
 from tests.kernels.inputs import generator, needs
-
-EPSILON, STEP = 8 / 255, 2 / 255
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
-
-
-def inputs(shape=(3, 3, 9, 7), seed=0, noise=0.08):
-    """Images in [0, 1], an adversarial image that often lies outside the box, a gradient with zeros and NaN."""
-    random = generator(seed)
-    images = torch.rand(shape, generator=random)
-    images.view(-1)[:4] = torch.tensor([0.0, 1.0, EPSILON, 1 - EPSILON])
-    adversarial = (images + noise * (torch.rand(shape, generator=random) - 0.5)).clamp(0, 1)
-    gradient = torch.randn(shape, generator=random)
-    gradient.view(-1)[3:40:3] = 0.0
-    gradient.view(-1)[4] = math.nan
-    return adversarial, gradient, images
-
-
-def eager(adversarial, gradient, images, step_size=STEP, epsilon=EPSILON):
-    stepped = adversarial + step_size * gradient.sign()
-    return torch.clamp(torch.min(torch.max(stepped, images - epsilon), images + epsilon), 0, 1)
-
-
-def assert_same_bits(result, expected):
-    assert result.dtype == expected.dtype and result.shape == expected.shape
-    assert torch.equal(result.isnan(), expected.isnan())
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[result.element_size()]
-    bits = [value.contiguous().view(integers)[~value.contiguous().isnan()] for value in (result, expected)]
-    assert torch.equal(*bits)
+from tests.kernels.steps import EPSILON, LAYOUTS, STEP, assert_same_bits, eager, inputs
 
 
 @pytest.mark.parametrize("backend", ["reference", "native"])
@@ -227,9 +200,8 @@ WRONG = {
     "negative step": ({"step_size": -0.1}, ValueError, "step_size is -0.1; it must be at least 0"),
     "step not a number": ({"step_size": math.nan}, ValueError, "step_size is nan"),
     "step of text": ({"step_size": "2/255"}, TypeError, "step_size is a str"),
-    "step per sample": ({"step_size": torch.ones(3)}, TypeError, r"step_size is a .* tensor of shape \(3,\)"),
-    "step in float64": ({"step_size": torch.tensor(0.1).double()}, TypeError, "step_size is a torch.float64 tensor"),
-    "empty box": ({"epsilon": 0.0}, ValueError, "epsilon is 0.0; it must be greater than 0"),
+    "step in float64": ({"step_size": torch.tensor(0.1).double()}, TypeError, "step_size has dtype torch.float64; "),
+    "negative box": ({"epsilon": -0.1}, ValueError, "epsilon is -0.1; it must be at least 0"),
     "out of another dtype": ({"out": torch.zeros(3, 3, 9, 7).half()}, TypeError, "out has dtype torch.float16"),
     "out of another shape": ({"out": torch.zeros(3, 3, 9, 8)}, ValueError, "out has shape"),
     "integer model_input": ({"model_input": torch.zeros(3, 3, 9, 7).byte()}, TypeError, "model_input has dtype"),

@@ -77,17 +77,82 @@ def test_step_in_place_with_both_extra_results(model_format, dtype, epsilon):
     assert not active.all()
 
 
-def test_step_and_start_with_64_bit_indices(monkeypatch):
+def batch_innermost(tensor):
+    """The same values in a memory order in which a run of memory goes through all samples."""
+    return tensor.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+
+
+LAYOUTS = {
+    "contiguous": torch.clone,
+    "channels_last": lambda tensor: tensor.to(memory_format=torch.channels_last),
+    "batch innermost": batch_innermost,
+}
+# one value, a batch of one, samples shorter than a program's 1024 elements, as long, longer
+SHAPES_PER_SAMPLE = ((3, 1, 1, 1), (1, 3, 5, 7), (3, 3, 5, 7), (2, 1, 32, 32), (3, 3, 19, 20))
+
+
+@pytest.mark.parametrize("shape", SHAPES_PER_SAMPLE)
+@pytest.mark.parametrize("kind", ("step size", "epsilon", "both"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("gradient_layout", LAYOUTS)
+def test_step_per_sample_has_the_bits_of_eager(shape, kind, layout, gradient_layout):
+    adversarial, gradient, images = step_arguments(shape)
+    steps, epsilons = (width * torch.rand(shape[0], generator=generator(5)) for width in (4 / 255, 16 / 255))
+    step_size = torch.tensor(2 / 255) if kind == "epsilon" else steps
+    epsilon = 8 / 255 if kind == "step size" else epsilons
+    step, bound = (
+        value[:, None, None, None] if isinstance(value, torch.Tensor) and value.dim() else value
+        for value in (step_size, epsilon)
+    )
+    eager = (adversarial + step * gradient.sign()).maximum(images - bound).minimum(images + bound).clamp(0, 1)
+    adversarial, images = (LAYOUTS[layout](tensor) for tensor in (adversarial, images))
+    gradient = LAYOUTS[gradient_layout](gradient)
+    result = pgd_step(adversarial, gradient, images, step_size=step_size, epsilon=epsilon, backend="triton")
+    assert_same_bits(result, eager)
+
+
+def test_step_per_sample_in_place_with_both_extra_results():
+    adversarial, gradient, images = step_arguments((3, 3, 19, 20), torch.float16)
+    settings = {"step_size": torch.tensor([0.02, 0.0, 0.03]), "epsilon": torch.tensor([0.03, 0.01, 0.0])}
+    results = []
+    for backend in ("triton", "reference"):
+        moving, active = adversarial.clone(), torch.empty(images.shape, dtype=torch.bool)
+        model_input = torch.empty(images.shape, dtype=torch.float32)
+        pgd_step(
+            moving, gradient, images, **settings, out=moving, model_input=model_input, active=active, backend=backend
+        )
+        results.append((moving, model_input, active))
+    for result, expected in zip(*(result[:2] for result in results), strict=True):
+        assert_same_bits(result, expected)
+    assert torch.equal(results[0][2], results[1][2])
+    assert_same_bits(results[0][0][2], images[2])
+
+
+@pytest.mark.parametrize("shape", SHAPES_PER_SAMPLE)
+@pytest.mark.parametrize("kind", ("scale", "epsilon", "both"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_start_per_sample_has_the_bits_of_the_reference(shape, kind, layout):
+    images = LAYOUTS[layout](torch.rand(shape, generator=generator(0)))
+    scales, epsilons = (width * torch.rand(shape[0], generator=generator(5)) for width in (0.2, 0.1))
+    scale, epsilon = 0.15 if kind == "epsilon" else scales, None if kind == "scale" else epsilons
+    settings = {"noise": "uniform", "scale": scale, "seed": 3, "offset": 1, "epsilon": epsilon}
+    result, expected = (pgd_start(images, **settings, backend=backend) for backend in ("triton", "reference"))
+    assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize("per_sample", (False, True))
+def test_step_and_start_with_64_bit_indices(monkeypatch, per_sample):
     monkeypatch.setattr(triton_backend, "_is_wide", lambda count: True)
     adversarial, gradient, images = step_arguments((3, 3, 5, 7))
-    settings = {"step_size": 0.03, "epsilon": 0.031}
+    step_size, epsilon = torch.tensor([0.02, 0.03, 0.0]), torch.tensor([0.03, 0.0, 0.031])
+    settings = {"step_size": step_size, "epsilon": epsilon} if per_sample else {"step_size": 0.03, "epsilon": 0.031}
     gradient = gradient.to(memory_format=torch.channels_last)
     result, expected = (
         pgd_step(adversarial, gradient, images, **settings, backend=backend) for backend in ("triton", "reference")
     )
     assert_same_bits(result, expected)
     images = torch.rand(3, 3, 5, 7, generator=generator(0)).to(memory_format=torch.channels_last)
-    settings = {"noise": "uniform", "scale": 0.02, "seed": 3}
+    settings = {"noise": "uniform", "scale": epsilon if per_sample else 0.02, "seed": 3}
     result, expected = (pgd_start(images, **settings, backend=backend) for backend in ("triton", "reference"))
     assert_same_bits(result, expected)
 

@@ -23,14 +23,13 @@ from dat_kernels.amplitude_mix import triton_backend as amplitude_mix
 from dat_kernels.amplitude_mix import triton_kernel as amplitude_mix_kernel
 from dat_kernels.amplitude_mix import triton_pointwise
 from dat_kernels.augment import triton_backend as augment
-from dat_kernels.augment import triton_kernel as augment_kernel
 from dat_kernels.pgd_step import triton_backend as pgd_step
 from dat_kernels.pgd_step import triton_kernel as pgd_step_kernel
 
 ENTRY_POINTS = {
     amplitude_mix_kernel: ("mix_forward", "mix_backward_amplitude"),
     triton_pointwise: ("generated_half_spectrum", "blend", "grad_before_clip", "projections"),
-    augment_kernel: ("gather_augmented",),
+    augment: ("gather_augmented",),
     pgd_step_kernel: ("step_dense", "step_strided", "start_dense", "start_strided"),
 }
 TYPES = {
@@ -101,12 +100,22 @@ def record_pgd_step():
     pgd_step.forward(images, last.bfloat16(), images, scalar, scalar, images, last.bfloat16(), active)
     pgd_step.forward(images, images, images, scalar, scalar, images, images.bfloat16(), active)
     pgd_step.forward(images.half(), images.half(), images.half(), 0.1, 0.1, images.half(), None, None)
+    each = torch.full((2,), 0.1)
+    pgd_step.forward(images, images, images, each, each, images, images.bfloat16(), active)
+    pgd_step.forward(images.half(), images.half(), images.half(), 0.1, each, images.half(), None, None)
+    pgd_step.forward(images, last.bfloat16(), images, each, scalar, images, last.bfloat16(), active)
+    odd = torch.empty(2, 1, 5, 7)
+    pgd_step.forward(odd, odd, odd, each, 0.1, odd, None, None)
+    for tensor in (images, last):
+        pgd_step.start(tensor, "gaussian", each, each, 3, 2**40, tensor)
+    pgd_step.start(images.bfloat16(), "uniform", 0.1, each, 3, 2**40, images.bfloat16())
     counter = torch.tensor(3)
     for noise, tensor in itertools.product(("gaussian", "uniform"), (images, last, images.bfloat16())):
         pgd_step.start(tensor, noise, 0.1, None, 3, 2**40, tensor)
         pgd_step.start(tensor, noise, scalar, scalar, counter, counter, tensor)
     pgd_step._is_wide = lambda count: True
     pgd_step.forward(images, last, images, 0.1, 0.1, images, None, active)
+    pgd_step.forward(images, last, images, each, each, images, None, active)
     pgd_step.start(last, "gaussian", 0.1, 0.1, 3, 0, last)
 
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from dat.losses import dat_attack_targets, dat_loss_terms, soft_target_ascent
 from dat.methods.dat import DAT
+from dat.methods.dat.amplitude import mean_amplitude
 from dat.methods.dat.generator import AmplitudeGenerator
 from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
-from dat_engine.data import Augmentation, Batch, RandomResizedCrop, draw_augmentation, mean_amplitude
+from dat_engine.data import Augmentation, Batch, RandomResizedCrop, draw_augmentation
 from dat_engine.errors import UserError
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.method import Examples, JointPass, Method, Noise

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dat_engine import private_torch
+
 
 class Refresher:
     """Collects what a view copies from its model, while the view is built; called, it copies everything, in place.
@@ -65,23 +67,23 @@ class Refresher:
         if self._norms:
             self._compute_scales_and_shifts()
         if self._targets:
-            torch._foreach_copy_(self._targets, self._sources)
+            private_torch.copy_all_(self._targets, self._sources)
         for refresh in self._others:
             refresh()
 
     def _compute_scales_and_shifts(self) -> None:
         variances = [_given(norm.running_var) for norm in self._norms]
-        scales = torch._foreach_add(variances, [norm.eps for norm in self._norms])
-        torch._foreach_rsqrt_(scales)
+        scales = private_torch.sums(variances, [norm.eps for norm in self._norms])
+        private_torch.rsqrt_all_(scales)
         affine = [index for index, norm in enumerate(self._norms) if norm.weight is not None]
         if affine:
-            torch._foreach_mul_([scales[i] for i in affine], [self._norms[i].weight for i in affine])
-        shifts = torch._foreach_mul([_given(norm.running_mean) for norm in self._norms], scales)
-        torch._foreach_neg_(shifts)
+            private_torch.multiply_all_([scales[i] for i in affine], [self._norms[i].weight for i in affine])
+        shifts = private_torch.products([_given(norm.running_mean) for norm in self._norms], scales)
+        private_torch.negate_all_(shifts)
         if affine:
-            torch._foreach_add_([shifts[i] for i in affine], [self._norms[i].bias for i in affine])
-        torch._foreach_copy_(self._scales, scales)
-        torch._foreach_copy_(self._shifts, shifts)
+            private_torch.add_all_([shifts[i] for i in affine], [self._norms[i].bias for i in affine])
+        private_torch.copy_all_(self._scales, scales)
+        private_torch.copy_all_(self._shifts, shifts)
 
 
 def _given(statistic: Tensor | None) -> Tensor:

@@ -1,8 +1,7 @@
 """Data: sources by name, splits in memory and in files, training loaders on one protocol, batches for evaluation."""
 
-from dat_engine.data.amplitude import mean_amplitude
 from dat_engine.data.arrays import DatasetDescription, ImageArrays, unit_range
-from dat_engine.data.augmentation import Augmentation, draw_augmentation
+from dat_engine.data.augmentation import Augmentation, RandomResizedCrop, draw_augmentation
 from dat_engine.data.batch import Batch, Loader
 from dat_engine.data.datasets.registry import SOURCES, describe, load, needs_files
 from dat_engine.data.errors import DataError
@@ -14,7 +13,6 @@ from dat_engine.data.loaders.dali_pipeline import dali_installed
 from dat_engine.data.loaders.prefetch import prefetched
 from dat_engine.data.loaders.resident import ResidentLoader
 from dat_engine.data.loaders.torchvision import TorchvisionLoader
-from dat_engine.data.resized_crop import RandomResizedCrop
 from dat_engine.data.selection import hold_out, take
 
 __all__ = [
@@ -41,7 +39,6 @@ __all__ = [
     "hold_out",
     "indexed_batches",
     "load",
-    "mean_amplitude",
     "needs_files",
     "open_loader",
     "prefetched",

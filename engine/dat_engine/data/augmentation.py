@@ -1,5 +1,6 @@
-"""Random crop with zero padding and horizontal flip: the settings and the draws."""
+"""Augmentations, their settings and their draws: random crop with zero padding, and random resized crop; both flip."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,20 @@ from torch import Tensor
 from dat_engine.data.sampler import EpochSampler
 from dat_engine.errors import UserError
 
-__all__ = ["Augmentation", "draw_augmentation", "draw_epoch"]
+__all__ = [
+    "NO_RESIZED_CROP_OF_ARRAYS",
+    "Augmentation",
+    "RandomResizedCrop",
+    "draw_augmentation",
+    "draw_epoch",
+    "draw_windows",
+]
+
+NO_RESIZED_CROP_OF_ARRAYS = (
+    "a random resized crop is cut out of image files, and this data set is held as images of one size; "
+    "use Augmentation(padding=..., flip=...)"
+)
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +75,59 @@ def draw_epoch(
         augmentation, shape[0] * shape[1], order.generator(epoch, device, view), device
     )
     return crop_offsets.view(*shape, 2), flip.view(shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomResizedCrop:
+    """Cut a random window out of the whole file, scale it to the image size, flip half of the images if `flip`.
+
+    The window's area is a share of the file's drawn uniformly from `scale`, its width over its height is drawn from
+    `ratio`, uniformly in the logarithm; see torchvision.transforms.v2.RandomResizedCrop.
+
+    Raises ValueError for shares outside 0 < low <= high <= 1 or ratios outside 0 < low <= high.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale is {self.scale}; give two shares of the area with 0 < low <= high <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"ratio is {self.ratio}; give two positive aspect ratios with low <= high")
+
+
+def draw_windows(augmentation: RandomResizedCrop, sizes: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a window for each file: sizes int [B, 2], (height, width), on the CPU -> int32 [B, 4], (top, left, h, w).
+
+    As torchvision does: the first of ten draws that fits into the file, placed uniformly; where none fits, the
+    largest central window whose aspect ratio is allowed.
+    """
+    height, width = sizes.to(torch.float64).unbind(dim=1)
+    uniform = torch.rand(len(sizes), _ATTEMPTS, 4, dtype=torch.float64, generator=generator)
+    area = (height * width)[:, None] * _between(augmentation.scale[0], augmentation.scale[1], uniform[..., 0])
+    log_ratio = _between(math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1]), uniform[..., 1])
+    window_height = (area / log_ratio.exp()).sqrt().round()
+    window_width = (area * log_ratio.exp()).sqrt().round()
+    fits = (window_height >= 1) & (window_height <= height[:, None])
+    fits &= (window_width >= 1) & (window_width <= width[:, None])
+    top = (uniform[..., 2] * (height[:, None] - window_height + 1)).floor()
+    left = (uniform[..., 3] * (width[:, None] - window_width + 1)).floor()
+    attempts = torch.stack([top, left, window_height, window_width], dim=2)
+    first = fits.to(torch.uint8).argmax(dim=1)  # of equal maxima, argmax takes the first
+    drawn = attempts[torch.arange(len(sizes)), first]
+    return torch.where(fits.any(dim=1)[:, None], drawn, _central(augmentation, height, width)).to(torch.int32)
+
+
+def _between(low: float, high: float, uniform: Tensor) -> Tensor:
+    return low + (high - low) * uniform
+
+
+def _central(augmentation: RandomResizedCrop, height: Tensor, width: Tensor) -> Tensor:
+    narrowest, widest = augmentation.ratio
+    window_height = torch.minimum(height, (width / narrowest).round())
+    window_width = torch.minimum(width, (height * widest).round())
+    top = ((height - window_height) / 2).floor()
+    left = ((width - window_width) / 2).floor()
+    return torch.stack([top, left, window_height, window_width], dim=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dat_engine.data.arrays import ImageArrays, unit_range
 from dat_engine.data.files.corrupt import CorruptFiles
-from dat_engine.data.files.decoded import decoded_chunks
+from dat_engine.data.files.decoding import decoded_chunks
 from dat_engine.data.files.files import ImageFiles, ImageSource
 
 __all__ = ["batches", "indexed_batches"]

@@ -1,14 +1,32 @@
-"""BatchNorm over the batches of all processes, on any device (torch's SyncBatchNorm serves GPUs only)."""
+"""BatchNorm over the batches of all processes: torch's own on a GPU, ours elsewhere (torch's serves GPUs only)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dat_engine.errors import UserError
 from dat_engine.model.branches import batchnorm_layers
 from dat_engine.model.copying import acts_as_its_type
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of all processes' tensors, in each of them; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
 
 
 class SynchronisedBatchNorm(_BatchNorm):
@@ -26,10 +44,10 @@ class SynchronisedBatchNorm(_BatchNorm):
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = values.numel() // values.shape[1] * distributed.get_world_size()
         # two passes: squares of deviations from the common mean lose nothing where the mean is large
-        mean = all_reduce(values.sum(dims)) / count
+        mean = _SumOverProcesses.apply(values.sum(dims)) / count
         shape = (1, -1) + (1,) * (input.ndim - 2)
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 if self.num_batches_tracked is not None:
@@ -52,27 +70,36 @@ class SynchronisedBatchNorm(_BatchNorm):
 def synchronise_batchnorm(module: nn.Module) -> None:
     """Replace every BatchNorm below `module`, branched or not, by a synchronised one with the same tensors, in place.
 
+    On a GPU by torch's own SyncBatchNorm, elsewhere by `SynchronisedBatchNorm`.
+
     Raises:
-        ValueError: a BatchNorm that does more than normalise, which a synchronised one would not do; nothing is replaced.
+        UserError: a BatchNorm that does more than normalise (timm's BatchNormAct2d), which a synchronised one would not do;
+            nothing is replaced.
     """
     layers = list(batchnorm_layers(module))
-    for _, name, layer in layers:
+    for parent, name, layer in layers:
         if type(layer) not in REPLACEABLE or not acts_as_its_type(layer):
+            path = next(path for path, found in module.named_modules() if found is parent)
             what = "hooks or parametrisations" if type(layer) in REPLACEABLE else "a behaviour of its own"
-            raise ValueError(
-                f"BatchNorm cannot be synchronised over processes: layer {name} is a {type(layer).__name__} with {what}; "
-                "train without synchronised BatchNorm, or with plain torch.nn.BatchNorm layers"
+            raise UserError(
+                f"BatchNorm cannot be synchronised over processes: layer {'.'.join(filter(None, (path, name)))} is a "
+                f"{type(layer).__name__} with {what}; train without synchronised BatchNorm, or with plain torch.nn.BatchNorm "
+                "layers"
             )
-    replacements: dict[nn.Module, SynchronisedBatchNorm] = {}
+    kind = synchronised_type(next(module.parameters(), torch.empty(0)).device)
+    replacements: dict[nn.Module, nn.Module] = {}
     for parent, name, layer in layers:
         if layer not in replacements:
-            synchronised = SynchronisedBatchNorm(
-                layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
-            )
+            synchronised = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
             for tensor_name in (*layer._parameters, *layer._buffers):
                 setattr(synchronised, tensor_name, getattr(layer, tensor_name))
             replacements[layer] = synchronised.train(layer.training)
         setattr(parent, name, replacements[layer])
+
+
+def synchronised_type(device: torch.device) -> type[nn.SyncBatchNorm] | type[SynchronisedBatchNorm]:
+    """Which layer synchronises on `device`: torch's fuses its kernels and serves CUDA devices only."""
+    return nn.SyncBatchNorm if device.type == "cuda" else SynchronisedBatchNorm
 
 
 REPLACEABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SynchronisedBatchNorm)

@@ -8,9 +8,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from dat_engine.private_torch import DispatchMode
 from dat_engine.profile.timing import now
 
 CPU_SIZE, GPU_SIZE = 1024, 8192
@@ -18,7 +18,7 @@ CPU_SIZE, GPU_SIZE = 1024, 8192
 _REPEATS = 7
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(DispatchMode):
     """Torch's own FlopCounterMode cannot be used: its module hooks refuse torch.autograd.grad."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dat_engine.errors import UserError
-from dat_engine.run.durable_file import remove_leftovers, replacing, sync_directory
+from dat_engine.run.durable_file import refuse_link, remove_leftovers, replacing, sync_directory
 from dat_engine.run.state_tree import DTYPE_NAMES, put_together, take_apart
 
 FORMAT_VERSION = 1
@@ -189,11 +189,7 @@ class CheckpointFolder:
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
         try:
-            if self.path.is_symlink():
-                raise CheckpointError(
-                    f"{self.path} is a symbolic link, and nothing in a run directory is written through links; put the folder "
-                    "that it points to in its place, or use another --run-dir"
-                )
+            refuse_link(self.path)
             if not self.path.is_dir():
                 # without its parents: a run directory that was removed meanwhile does not come back as half of one
                 self.path.mkdir(exist_ok=True)
@@ -201,6 +197,8 @@ class CheckpointFolder:
             remove_leftovers(self.path)
         except OSError as error:
             raise CheckpointError(_why_unwritten(path, None, error)) from error
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         save(path, state)
 
 

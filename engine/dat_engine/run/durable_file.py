@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from dat_engine.errors import UserError
+
 _PARTIAL = ".partial"
 
 
@@ -32,6 +34,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise UserError when `path`, which is about to be written (in), is a symbolic link, dangling or not.
+
+    Whoever hands over a run directory could otherwise have any file of the user overwritten.
+    """
+    if os.path.islink(path):  # Path.is_symlink raises where a directory on the way may not be searched
+        raise UserError(
+            f"{path} is a symbolic link, and nothing in a run directory is written through links; "
+            "put what it points to in its place, or use another --run-dir"
+        )
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,61 +2,64 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import warnings
 from pathlib import Path
 
-from dat_engine.errors import UserError
+from filelock import FileLock, Timeout
 
-_held: set[int] = set()
+from dat_engine.errors import UserError
+from dat_engine.run.durable_file import refuse_link
+
+_NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class RunLock:
-    """Exclusive use of `directory` by one process, through flock on `directory/.lock`, which is never deleted.
+    """Exclusive use of `directory` by one process, through a lock on `directory/.lock`, which is never deleted.
 
-    Raises ValueError, naming the holder, when another process (or another RunLock of this one) has it.
+    filelock closes its descriptor in forked children, so that the lock of a killed trainer does not last as long as its
+    slowest loader worker.
+
+    Raises ValueError, naming the holder, when another process (or another RunLock of this one) has it, and when `.lock`
+    is a symbolic link; OSError when the file cannot be opened.
     """
 
     def __init__(self, directory: Path) -> None:
-        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        path = directory / ".lock"
+        refuse_link(path)
+        # no soft lock in place of a missing flock: that one outlives a killed holder
+        self._lock = FileLock(
+            path, blocking=False, thread_local=False, fallback_to_soft=False, on_acquired=_name_the_holder
+        )
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip()
-            os.close(descriptor)
+            self._lock.acquire()
+        except Timeout:
+            holder = _holder(path)
             by = f"process {holder}" if holder.isdigit() else "another process"
             raise UserError(
                 f"the run directory {directory} is in use by {by}; stop that run first, or use another --run-dir"
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                os.close(descriptor)
+            if error.errno not in _NO_LOCKS_HERE:
                 raise
             warnings.warn(
                 f"the file system of {directory} has no locks: nothing stops a second process from training there",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        with contextlib.suppress(OSError):  # on a full disk the holder goes unnamed
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        self._descriptor: int | None = descriptor
-        _held.add(descriptor)
 
     def release(self) -> None:
         """Let others in; a second call does nothing."""
-        if self._descriptor is not None and self._descriptor in _held:
-            _held.discard(self._descriptor)
-            os.close(self._descriptor)
-        self._descriptor = None
+        self._lock.release()
 
 
-def _close_in_child() -> None:
-    # flock belongs to the open file, which a forked loader worker would share: the lock of a killed trainer
-    # would then last as long as its slowest worker
-    while _held:
-        os.close(_held.pop())
+def _name_the_holder(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # on a full disk the holder goes unnamed
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(32).decode(errors="replace").strip()
+    return ""

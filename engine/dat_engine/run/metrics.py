@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dat_engine.errors import RunFailedError
-from dat_engine.run.durable_file import replacing
+from dat_engine.run.durable_file import refuse_link, replacing
 
 
 class MetricsLog:
@@ -36,13 +36,14 @@ class MetricsLog:
         """Write `row` (JSON types) as one line and flush it; nan and infinities, which JSON lacks, become null.
 
         Raises TypeError, before anything is written, for a value that is not JSON (a tensor, say); RunFailedError when the
-        disk is full, the file cannot be written, or its directory has been removed.
+        disk is full, the file cannot be written, or its directory has been removed; ValueError when it is a symbolic link.
         """
         line = json.dumps(finite(row), allow_nan=False).encode() + b"\n"
         try:
             if self._file is None:
                 # unbuffered: a row that the disk had no room for must not wait in a buffer and fail again in close()
-                self._file = self.path.open("ab", buffering=0)
+                refuse_link(self.path)
+                self._file = open(self.path, "ab", buffering=0, opener=_open_no_link)  # noqa: SIM115
                 self._lines = _cut_torn_line(self._file, self.path)
             if os.fstat(self._file.fileno()).st_nlink == 0:  # it would take every row, and nobody would ever see one
                 raise FileNotFoundError(errno.ENOENT, "the file has been removed while the run wrote into it")
@@ -88,6 +89,7 @@ class MetricsLog:
             RunFailedError: the file cannot be written.
         """
         self.close()
+        refuse_link(self.path)
         if not self.path.exists():
             return
         kept = [row for row in self.rows(limit=lines) if row.get("step", after_step) <= after_step]
@@ -112,6 +114,10 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in value]
     return value
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _cut_torn_line(file: FileIO, path: Path) -> int:

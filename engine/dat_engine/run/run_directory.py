@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.checkpoint import CheckpointFolder
-from dat_engine.run.durable_file import remove_leftovers, replacing, sync_directory
+from dat_engine.run.durable_file import refuse_link, remove_leftovers, replacing, sync_directory
 from dat_engine.run.environment import describe_environment
 from dat_engine.run.lock import RunLock
 from dat_engine.run.metrics import MetricsLog, finite
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _SIGNS_OF_A_RUN = ("config.json", "metrics.jsonl", "summary.json", "checkpoints")
+_WRITTEN = (*_SIGNS_OF_A_RUN, "tensorboard", ".lock")
 
 
 class RunDirectory:
@@ -60,8 +61,8 @@ class RunDirectory:
     ) -> Self:
         """Begin a run at `path`, made with its parents where missing, and lock it. config.json appears whole, last.
 
-        Raises ValueError, with nothing left behind, when `path` holds a run, is a file, is in use or cannot be written;
-        TypeError when `config` or `options` is not JSON.
+        Raises ValueError, with nothing left behind, when `path` holds a run or a symbolic link by the name of one of a
+        run's files, is a file, is in use or cannot be written; TypeError when `config` or `options` is not JSON.
         """
         path = Path(path)
         refuse_taken(path)
@@ -102,9 +103,14 @@ class RunDirectory:
 
     @classmethod
     def resume(cls, path: str | Path, *, keep_checkpoints: int = 2) -> Self:
-        """`open`, and lock the run to go on training. Raises ValueError also when another process trains in it."""
+        """`open`, and lock the run to go on training.
+
+        Raises ValueError also when another process trains in it, or when
+        a file or folder of it is a symbolic link: `path` itself may be one, nothing in it is written through links.
+        """
         path = Path(path)
         config, options, environment = _read_config(path)
+        _refuse_links(path)
         try:
             lock = RunLock(path)
         except OSError as error:
@@ -143,6 +149,7 @@ class RunDirectory:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import; only here does it pay
 
+            refuse_link(self.path / "tensorboard")
             self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._purge_step)
         return self._writer
 
@@ -175,9 +182,10 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """Replace summary.json, atomically; nan and infinities become null.
 
-        Raises TypeError for what is not JSON, RunFailedError when it cannot be written.
+        Raises TypeError for what is not JSON, RunFailedError when it cannot be written, ValueError when it is a symbolic link.
         """
         path = self.path / "summary.json"
+        refuse_link(path)
         text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
         try:
             with replacing(path) as file:
@@ -227,6 +235,12 @@ def refuse_taken(path: Path) -> None:
             raise UserError(f"cannot create the run directory {path}: {ancestor} is a file; use another --run-dir")
     if any(os.path.exists(path / name) for name in _SIGNS_OF_A_RUN):
         raise UserError(f"{path} already holds a run; go on with it by --resume, or use another --run-dir")
+    _refuse_links(path)
+
+
+def _refuse_links(path: Path) -> None:
+    for name in _WRITTEN:
+        refuse_link(path / name)
 
 
 def _undo(path: Path, made: list[Path], lock: RunLock | None) -> None:

@@ -16,7 +16,7 @@ from dat_engine.distributed import Processes
 from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.checkpoint import CheckpointError
 from dat_engine.run.checkpoint_writer import CheckpointWriter
-from dat_engine.run.display import EpochRow, Progress
+from dat_engine.run.display import Display, EpochRow
 from dat_engine.run.interval import EPOCHS_ONLY, Interval
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
@@ -80,7 +80,7 @@ class Trainer:
         loader: Loader,
         plan: TrainingPlan,
         run: RunDirectory,
-        progress: Progress,
+        display: Display,
         *,
         processes: Processes = ONE_PROCESS,
         identity: Mapping[str, Any],
@@ -93,7 +93,7 @@ class Trainer:
         self.loader = loader
         self.plan = plan
         self.run = run
-        self.progress = progress
+        self.display = display
         self.processes = processes
         self.execute = execute or step
         self.identity = dict(identity)
@@ -260,7 +260,7 @@ class Trainer:
         total = self.plan.epochs * per_epoch
         if self.plan.max_steps is not None:
             total = min(total, self.plan.max_steps)
-        self.progress.step(
+        self.display.step(
             position.epoch + 1,
             position.step_in_epoch,
             per_epoch,
@@ -288,7 +288,7 @@ class Trainer:
             "train", {**row, "lr": learning_rate, **({} if rate is None else {"images_per_second": rate})}
         )
         if row["skipped"]:
-            self.progress.warn(
+            self.display.warn(
                 f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
             )
 
@@ -298,7 +298,7 @@ class Trainer:
         means = self._epoch_means.means(self.processes)
         self._epoch_means = StepMeans()
         self._share_statistics()
-        self.progress.activity("validating")
+        self.display.activity("validating")
         validation = dict(self.validate(self.step.evaluated_model)) if self.validate is not None else {}
         score = validation.get(self.select_by)
         improved = score is not None and (position.best is None or score > position.best)
@@ -319,7 +319,7 @@ class Trainer:
         self._write(row)
         self._add_scalars("validation", validation)
         self._save(best=improved)
-        self.progress.epoch_end(
+        self.display.epoch_end(
             EpochRow(
                 epoch=position.epoch,
                 epochs=self.plan.epochs,

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dat_engine import private_torch
 from dat_engine.errors import UserError
 
 CANNOT_BE_CAPTURED = (
@@ -90,5 +91,5 @@ def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: Tensor) -> No
     flag.copy_(found_nonfinite)
     for group in optimizer.param_groups:
         if group["maximize"]:
-            torch._foreach_neg_([parameter.grad for parameter in group["params"]])
+            private_torch.negate_all_([parameter.grad for parameter in group["params"]])
     optimizer.step()

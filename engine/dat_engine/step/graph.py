@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dat_engine import private_torch
 from dat_engine.data import Batch
 from dat_engine.step.training_step import TrainingStep
 
@@ -150,8 +151,8 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], step: TrainingS
     index = step.generator.device.index
     graph.reset()
     with contextlib.suppress(RuntimeError):  # a newer torch has ended the allocation in reset()
-        torch._C._cuda_endAllocateToPool(index, pool)
-        torch._C._cuda_releasePool(index, pool)
+        private_torch.end_allocation_to_pool(index, pool)
+        private_torch.release_pool(index, pool)
     for generator in (step.generator, torch.cuda.default_generators[index]):
         fresh = torch.Generator(generator.device)
         fresh.set_state(generator.get_state())

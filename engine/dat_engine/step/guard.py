@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dat_engine import private_torch
 from dat_engine.step.host_copy import HostCopy
 from dat_engine.step.optimizers import step_unless
 
@@ -74,7 +75,7 @@ class Guard:
         for statistics in (self._statistics, *self._other_statistics):
             statistics.save()
         if self._undone:
-            torch._foreach_copy_(self._before, [tensor.detach() for tensor in self._undone])
+            private_torch.copy_all_(self._before, [tensor.detach() for tensor in self._undone])
 
     def scaled(self, loss: Tensor) -> Tensor:
         return loss * self._scale if self._scales_loss else loss
@@ -85,7 +86,7 @@ class Guard:
         diverged = self._diverged
         self._found.copy_(diverged)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._scale.reciprocal())
+        private_torch.unscale_and_find_nonfinite_(gradients, self._found, self._scale.reciprocal())
         loss_is_bad = torch.zeros_like(self._found)
         for loss in losses:
             loss_is_bad = torch.maximum(loss_is_bad, (~torch.isfinite(loss.detach())).to(self._found.dtype))
@@ -104,7 +105,9 @@ class Guard:
         self.skipped.copy_(torch.maximum(self.skipped, self._found))
         if self._scales_loss:
             before = self._scale.clone()
-            torch._amp_update_scale_(self._scale, self._growth, self._found, 2.0, 0.5, 2000)
+            private_torch.update_loss_scale_(
+                self._scale, self._growth, self._found, growth=2.0, backoff=0.5, interval=2000
+            )
             self._scale.copy_(torch.where(self._diverged, before, self._scale))
 
     @torch.no_grad()

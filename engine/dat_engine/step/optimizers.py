@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dat_engine import private_torch
 from dat_engine.step import apex_sgd
 from dat_engine.step.adamw import adamw
 from dat_engine.step.clipping import clip_gradients
@@ -96,10 +97,4 @@ def step_unless(optimizer: torch.optim.Optimizer, found_nonfinite: Tensor) -> No
     if apex_sgd.is_apex(optimizer):
         apex_sgd.step_unless(optimizer, found_nonfinite)
         return
-    # the attributes through which torch's own GradScaler talks to fused optimizers: the decision stays on the device
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    optimizer.found_inf = found_nonfinite  # type: ignore[attr-defined]
-    try:
-        optimizer.step()
-    finally:
-        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    private_torch.step_unless_found(optimizer, found_nonfinite)

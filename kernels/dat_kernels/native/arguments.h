@@ -37,11 +37,17 @@ struct Mix {
     int threads;
 };
 
+// One number for the whole batch, or one per sample.
+struct Setting {
+    float value;
+    const float* per_sample;  // [B], or null where `value` counts
+};
+
 struct Step {
     Images adversarial, gradient, images, out, model_input;
     bool* active;
     bool active_interleaved;
-    float step_size, epsilon;
+    Setting step_size, epsilon;
     Shape shape;
     int threads;
 };
@@ -49,7 +55,7 @@ struct Step {
 struct Start {
     Images images, out;
     bool gaussian;
-    float scale, epsilon;  // epsilon: infinity where the noise is not bounded
+    Setting scale, epsilon;  // epsilon: infinity where the noise is not bounded
     std::uint64_t seed, offset;
     Shape shape;
     int threads;

@@ -97,6 +97,11 @@ T* pointer(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
+// (value, address of one value per sample); address 0 where the value counts for all
+dat::Setting setting(const nb::tuple& t) {
+    return {nb::cast<float>(t[0]), reinterpret_cast<const float*>(nb::cast<Address>(t[1]))};
+}
+
 template <class Arguments>
 void run(void (*kernel)(const Arguments&), const Arguments& arguments) {
     nb::gil_scoped_release unlocked;
@@ -114,19 +119,20 @@ void mix(const nb::tuple& x, const nb::tuple& amplitude, const nb::tuple& grad, 
 }
 
 void pgd_step(const nb::tuple& adversarial, const nb::tuple& gradient, const nb::tuple& x, const nb::tuple& out,
-              const nb::tuple& model_input, const nb::tuple& active, float step_size, float epsilon,
-              const nb::tuple& sizes, int threads) {
+              const nb::tuple& model_input, const nb::tuple& active, const nb::tuple& step_size,
+              const nb::tuple& epsilon, const nb::tuple& sizes, int threads) {
     const dat::Images mask = images(active);
     run(current->kernels->pgd_step,
         dat::Step{images(adversarial), images(gradient), images(x), images(out), images(model_input),
-                  static_cast<bool*>(mask.data), mask.interleaved, step_size, epsilon, shape(sizes), threads});
+                  static_cast<bool*>(mask.data), mask.interleaved, setting(step_size), setting(epsilon), shape(sizes),
+                  threads});
 }
 
-void pgd_start(const nb::tuple& x, const nb::tuple& out, bool gaussian, float scale, float epsilon, std::int64_t seed,
-               std::int64_t offset, const nb::tuple& sizes, int threads) {
+void pgd_start(const nb::tuple& x, const nb::tuple& out, bool gaussian, const nb::tuple& scale,
+               const nb::tuple& epsilon, std::int64_t seed, std::int64_t offset, const nb::tuple& sizes, int threads) {
     run(current->kernels->pgd_start,
-        dat::Start{images(x), images(out), gaussian, scale, epsilon, static_cast<std::uint64_t>(seed),
-                   static_cast<std::uint64_t>(offset), shape(sizes), threads});
+        dat::Start{images(x), images(out), gaussian, setting(scale), setting(epsilon),
+                   static_cast<std::uint64_t>(seed), static_cast<std::uint64_t>(offset), shape(sizes), threads});
 }
 
 void augment(Address dataset, bool interleaved, Address indices, const nb::tuple& out, Address offsets, Address flip,

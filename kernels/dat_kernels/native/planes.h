@@ -124,6 +124,10 @@ DAT_INLINE View view_of(const dat::Views& views, std::ptrdiff_t sample) {
     return view;
 }
 
+DAT_INLINE float setting_of(const dat::Setting& setting, std::ptrdiff_t sample) {
+    return setting.per_sample ? setting.per_sample[sample] : setting.value;
+}
+
 // to[y, x] = from[y + dy, x_ + dx], 0 outside. `from` and `to` must not overlap.
 template <class T>
 inline void move_plane(const T* from, T* to, std::ptrdiff_t height, std::ptrdiff_t width, const View& view) {

@@ -7,23 +7,28 @@ namespace {
 
 constexpr std::ptrdiff_t CHUNK = 1024;  // pixels in flight per thread: a few times 4 KiB, well inside the first cache
 
-// Contiguous pixels of a tensor: one plane, or the whole tensor where all tensors have the same layout.
+// Contiguous pixels of a part of the tensor; see `Walk`.
 struct Run {
-    std::ptrdiff_t plane, first, count;
+    std::ptrdiff_t part, first, count;
 };
 
+// The tensors are walked plane by plane, or, where all layouts agree, through flat memory: in one part, or in one part
+// per sample where step size or epsilon differ from sample to sample.
 struct Walk {
     dat::Shape shape;
-    bool flat;  // all layouts agree: the tensors are walked as one run of memory
+    bool flat;
+    std::ptrdiff_t length;  // values of a part
 
     DAT_INLINE PlaneIndex at(std::ptrdiff_t plane) const {
         return {plane / shape.channels, plane % shape.channels, shape.channels, shape.height * shape.width};
     }
     DAT_INLINE std::ptrdiff_t start(const Run& run, bool interleaved) const {
-        if (flat) return run.first;
-        const PlaneIndex index = at(run.plane);
+        if (flat) return run.part * length + run.first;
+        const PlaneIndex index = at(run.part);
         return index.start(interleaved) + run.first * index.stride(interleaved);
     }
+    // only asked for where values differ from sample to sample: a flat part is a sample then
+    DAT_INLINE std::ptrdiff_t sample(const Run& run) const { return flat ? run.part : run.part / shape.channels; }
     DAT_INLINE std::ptrdiff_t stride(bool interleaved) const { return flat || !interleaved ? 1 : shape.channels; }
 
     DAT_INLINE const float* read(const dat::Images& images, const Run& run, float* scratch) const {
@@ -101,27 +106,32 @@ void pgd_step(const dat::Step& a) {
                              a.out.interleaved == layout &&
                              (!a.model_input.data || a.model_input.interleaved == layout) &&
                              (!a.active || a.active_interleaved == layout);
-    const Walk walk{a.shape, same_layout};
+    const bool per_sample = a.step_size.per_sample || a.epsilon.per_sample;
     const std::ptrdiff_t pixels = a.shape.height * a.shape.width, planes = a.shape.batch * a.shape.channels;
-    const std::ptrdiff_t length = walk.flat ? planes * pixels : pixels, chunks = (length + CHUNK - 1) / CHUNK;
+    const std::ptrdiff_t parts = !same_layout ? planes : per_sample ? a.shape.batch : 1;
+    const Walk walk{a.shape, same_layout, planes * pixels / parts};
+    const std::ptrdiff_t chunks = (walk.length + CHUNK - 1) / CHUNK;
     const bool direct = a.out.dtype == dat::Dtype::float32 && walk.stride(a.out.interleaved) == 1;
 #pragma omp parallel for num_threads(a.threads) schedule(static)
-    for (std::ptrdiff_t index = 0; index < (walk.flat ? chunks : planes * chunks); ++index) {
+    for (std::ptrdiff_t index = 0; index < parts * chunks; ++index) {
         alignas(64) float scratch[3][CHUNK], result[CHUNK];
         alignas(64) unsigned char active[CHUNK];
-        Run run{walk.flat ? 0 : index / chunks, index % chunks * CHUNK, CHUNK};
-        if (run.first + run.count > length) run.count = length - run.first;
+        const std::ptrdiff_t part = parts == 1 ? 0 : index / chunks;  // no division in the common case
+        Run run{part, (index - part * chunks) * CHUNK, CHUNK};
+        if (run.first + run.count > walk.length) run.count = walk.length - run.first;
+        const std::ptrdiff_t sample = per_sample ? walk.sample(run) : 0;
+        const float step_size = setting_of(a.step_size, sample), epsilon = setting_of(a.epsilon, sample);
         const float* adversarial = walk.read(a.adversarial, run, scratch[0]);
         const float* gradient = walk.read(a.gradient, run, scratch[1]);
         const float* images = walk.read(a.images, run, scratch[2]);
         float* out = direct ? static_cast<float*>(a.out.data) + walk.start(run, a.out.interleaved) : result;
         if (a.active) {
-            step_run<true>(adversarial, gradient, images, a.step_size, a.epsilon, out, active, run.count);
+            step_run<true>(adversarial, gradient, images, step_size, epsilon, out, active, run.count);
             bool* to = a.active + walk.start(run, a.active_interleaved);
             const std::ptrdiff_t stride = walk.stride(a.active_interleaved);
             for (std::ptrdiff_t i = 0; i < run.count; ++i) to[i * stride] = active[i];
         } else {
-            step_run<false>(adversarial, gradient, images, a.step_size, a.epsilon, out, active, run.count);
+            step_run<false>(adversarial, gradient, images, step_size, epsilon, out, active, run.count);
         }
         if (!direct) walk.write(a.out, run, out);
         if (a.model_input.data) walk.write(a.model_input, run, out);

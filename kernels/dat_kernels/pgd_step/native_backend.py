@@ -25,6 +25,7 @@ def forward(
     active: Tensor | None,
 ) -> None:
     adversarial, gradient, images = memory.dense(adversarial), memory.dense(gradient), memory.dense(images)
+    step_size, epsilon = _contiguous(step_size), _contiguous(epsilon)
     outputs = (out, model_input, active)
     written = [memory.writable(tensor) for tensor in outputs]
     _native.pgd_step(
@@ -32,8 +33,8 @@ def forward(
         memory.describe(gradient),
         memory.describe(images),
         *map(memory.describe, written),
-        float(step_size),
-        float(epsilon),
+        _describe(step_size),
+        _describe(epsilon),
         tuple(images.shape),
         memory.threads_for(images.numel()),
     )
@@ -51,16 +52,28 @@ def start(
     out: Tensor,
 ) -> None:
     images = memory.dense(images)
+    scale, epsilon = _contiguous(scale), _contiguous(math.inf if epsilon is None else epsilon)
     written = memory.writable(out)
     _native.pgd_start(
         memory.describe(images),
         memory.describe(written),
         noise == "gaussian",
-        float(scale),
-        math.inf if epsilon is None else float(epsilon),
+        _describe(scale),
+        _describe(epsilon),
         int(seed),
         int(offset),
         tuple(images.shape),
         memory.threads_for(images.numel()),
     )
     memory.deliver(written, out)
+
+
+def _contiguous(value: float | Tensor) -> float | Tensor:
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
+def _describe(value: float | Tensor) -> tuple[float, int]:
+    """(value, 0) of one for all samples, (0, address) of a contiguous tensor with one per sample."""
+    if isinstance(value, Tensor) and value.dim() == 1:
+        return 0.0, value.data_ptr()
+    return float(value), 0

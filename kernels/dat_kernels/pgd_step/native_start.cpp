@@ -103,14 +103,17 @@ DAT_INLINE void draw(const Words& words, bool gaussian, float* values) {
 void pgd_start(const dat::Start& a) {
     const std::ptrdiff_t pixels = a.shape.height * a.shape.width;
     const std::ptrdiff_t length = a.shape.batch * a.shape.channels * pixels;
+    const bool per_sample = a.scale.per_sample || a.epsilon.per_sample;
+    // values that share scale and epsilon
+    const std::ptrdiff_t sharing = per_sample ? a.shape.channels * pixels : length;
 #pragma omp parallel for num_threads(a.threads) schedule(static)
     for (std::ptrdiff_t group = 0; group < (length + VALUES - 1) / VALUES; ++group) {
         alignas(64) float noise[VALUES];
         draw(philox(std::uint64_t(group) * BLOCKS, a.seed, a.offset), a.gaussian, noise);
         const std::ptrdiff_t first = group * VALUES, count = length - first < VALUES ? length - first : VALUES;
-        const auto finish = [&](float x, float n) __attribute__((always_inline)) {
-            float v = x + a.scale * n;
-            const float low = x - a.epsilon, high = x + a.epsilon;
+        const auto finish = [&](float x, float n, float scale, float epsilon) __attribute__((always_inline)) {
+            float v = x + scale * n;
+            const float low = x - epsilon, high = x + epsilon;
             v = v < low ? low : v;
             v = v > high ? high : v;
             v = v < 0.0f ? 0.0f : v;
@@ -119,15 +122,23 @@ void pgd_start(const dat::Start& a) {
         with_storage(a.images.data, a.images.dtype, [&](auto* from) {
             auto* to = static_cast<decltype(from)>(a.out.data);
             if (!a.images.interleaved && !a.out.interleaved) {
-                for (std::ptrdiff_t i = 0; i < count; ++i) to[first + i].put(finish(from[first + i].get(), noise[i]));
+                std::ptrdiff_t sample = per_sample ? first / sharing : 0;
+                for (std::ptrdiff_t i = 0; i < count; ++sample) {
+                    const std::ptrdiff_t rest = (sample + 1) * sharing - first, end = rest < count ? rest : count;
+                    const float scale = setting_of(a.scale, sample), epsilon = setting_of(a.epsilon, sample);
+                    for (; i < end; ++i)
+                        to[first + i].put(finish(from[first + i].get(), noise[i], scale, epsilon));
+                }
             } else {
                 std::ptrdiff_t plane = first / pixels, pixel = first % pixels;
                 for (std::ptrdiff_t i = 0; i < count; pixel = 0, ++plane) {
                     const PlaneIndex at{plane / a.shape.channels, plane % a.shape.channels, a.shape.channels, pixels};
                     const std::ptrdiff_t source = at.start(a.images.interleaved), target = at.start(a.out.interleaved);
+                    const float scale = setting_of(a.scale, at.sample), epsilon = setting_of(a.epsilon, at.sample);
                     for (; i < count && pixel < pixels; ++i, ++pixel)
                         to[target + pixel * at.stride(a.out.interleaved)].put(
-                            finish(from[source + pixel * at.stride(a.images.interleaved)].get(), noise[i]));
+                            finish(from[source + pixel * at.stride(a.images.interleaved)].get(), noise[i], scale,
+                                   epsilon));
                 }
             }
         });

@@ -36,8 +36,9 @@ def pgd_step(
         adversarial: [B, C, H, W] floating: x', in [0, 1].
         gradient: [B, C, H, W] floating, any dtype: ascent direction at x'.
         images: [B, C, H, W], dtype of adversarial: x, in [0, 1].
-        step_size: at least 0; a float, or a 0-dim float32 tensor on the same device (never read by the host on a GPU).
-        epsilon: half the width of the box, greater than 0; a float or such a tensor.
+        step_size: at least 0; a float, or a float32 tensor on the images' device, 0-dim or [B] with one per sample. The
+            values of a tensor are checked on the CPU and never read by the host on a GPU.
+        epsilon: half the width of the box, likewise. Where it is 0 the box is the image itself, and so is the result.
         out: where to write the result, dtype of adversarial; may be `adversarial` itself. Returned.
         model_input: also receives the result, in its own dtype and memory format.
         active: bool; receives where the result moves with the image (d x''/d x = 1): a bound of the box cut the step
@@ -49,7 +50,8 @@ def pgd_step(
 
     Raises:
         TypeError: something has the wrong type or dtype.
-        ValueError: shapes or devices disagree, a scalar is out of range, a backend is unknown or cannot serve.
+        ValueError: shapes or devices disagree, a step size or epsilon is negative or NaN, a backend is unknown or
+            cannot serve.
 
     Source: Madry et al., ICLR 2018.
     """
@@ -58,8 +60,8 @@ def pgd_step(
         arguments.check_like(name, tensor, "images", images)
         arguments.check_floating(name, tensor)
     arguments.check_same_dtype("adversarial", adversarial, "images", images)
-    step, step_tensor = arguments.split_scalar("step_size", step_size, images, above_zero=False)
-    bound, bound_tensor = arguments.split_scalar("epsilon", epsilon, images, above_zero=True)
+    step, step_tensor = arguments.split_per_sample("step_size", step_size, images)
+    bound, bound_tensor = arguments.split_per_sample("epsilon", epsilon, images)
     backends.check_name(backend)
     if out is None and model_input is None and active is None:
         return _step(adversarial, gradient, images, step, step_tensor, bound, bound_tensor, backend)
@@ -114,10 +116,10 @@ def pgd_start(
         images: [B, C, H, W] floating, in [0, 1].
         noise: "gaussian", n standard normal (backends agree within 2e-6 in n), or "uniform", n in [-1, 1) (bit for
             bit).
-        scale: at least 0; a float or a 0-dim float32 tensor on the same device.
+        scale: at least 0; a float, or a float32 tensor on the images' device, 0-dim or [B] with one per sample.
         seed: key of the generator; an int of 64 bits or a 0-dim int64 tensor on the same device (CUDA graphs).
         offset: number of the stream under that key, likewise; use another one for every draw.
-        epsilon: greater than 0; a float or a 0-dim float32 tensor on the same device.
+        epsilon: likewise; where it is 0 the start is the image itself.
         backend: see `dat_kernels.backends`.
 
     The result is a constant to autograd.
@@ -128,12 +130,12 @@ def pgd_start(
     arguments.check_images("images", images)
     if noise not in NOISES:
         raise ValueError(f"noise is {noise!r}; it must be one of {NOISES}")
-    width, width_tensor = arguments.split_scalar("scale", scale, images, above_zero=False)
+    width, width_tensor = arguments.split_per_sample("scale", scale, images)
     key, key_tensor = arguments.split_counter("seed", seed, images)
     stream, stream_tensor = arguments.split_counter("offset", offset, images)
     bound, bound_tensor = None, None
     if epsilon is not None:
-        bound, bound_tensor = arguments.split_scalar("epsilon", epsilon, images, above_zero=True)
+        bound, bound_tensor = arguments.split_per_sample("epsilon", epsilon, images)
     backends.check_name(backend)
     return _start(
         images.detach(),
@@ -207,8 +209,8 @@ def _run(
         adversarial,
         gradient,
         images,
-        step_size if step_size_tensor is None else step_size_tensor,
-        epsilon if epsilon_tensor is None else epsilon_tensor,
+        _number("step_size", step_size, step_size_tensor),
+        _number("epsilon", epsilon, epsilon_tensor),
         out,
         model_input,
         active,
@@ -235,13 +237,20 @@ def _start(
     backends.choose(OPERATION, backend, images).start(
         images,
         noise,
-        scale if scale_tensor is None else scale_tensor,
-        epsilon if epsilon_tensor is None else epsilon_tensor,
+        _number("scale", scale, scale_tensor),
+        _number("epsilon", epsilon, epsilon_tensor),
         seed if seed_tensor is None else seed_tensor,
         offset if offset_tensor is None else offset_tensor,
         out,
     )
     return out
+
+
+def _number(name: str, number: float | None, tensor: Tensor | None) -> float | Tensor | None:
+    if tensor is None:
+        return number
+    arguments.check_values(name, tensor)
+    return tensor
 
 
 @_step.register_fake
@@ -264,9 +273,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     adversarial, gradient, images, step_size_tensor, epsilon_tensor = ctx.saved_tensors
     step_size = ctx.step_size if step_size_tensor is None else step_size_tensor
     epsilon = ctx.epsilon if epsilon_tensor is None else epsilon_tensor
-    stepped = adversarial + step_size * gradient.sign()
-    low, high = images - epsilon, images + epsilon
-    boxed = torch.min(torch.max(stepped, low), high)
+    stepped, low, high, boxed = reference.step_in_box(adversarial, gradient, images, step_size, epsilon)
     of_images = reference.bound_is_active(stepped, low, high, boxed)
     of_adversarial = (stepped >= low) & (stepped <= high) & (boxed >= 0) & (boxed <= 1)
     return grad * of_adversarial, None, grad * of_images, *(None,) * 5

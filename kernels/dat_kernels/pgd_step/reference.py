@@ -25,17 +25,30 @@ def forward(
     active: Tensor | None,
 ) -> None:
     """out = clip01(min(max(x' + step sign(g), x - eps), x + eps)); see `op.pgd_step` for model_input and active."""
-    compute = torch.promote_types(images.dtype, torch.float32)
-    x = images.to(compute)
-    stepped = adversarial.to(compute) + step_size * gradient.sign().to(compute)
-    low, high = x - epsilon, x + epsilon
-    boxed = torch.min(torch.max(stepped, low), high)
+    stepped, low, high, boxed = step_in_box(adversarial, gradient, images, step_size, epsilon)
     result = boxed.clamp(0, 1)
     if active is not None:
         active.copy_(bound_is_active(stepped, low, high, boxed))
     if model_input is not None:
         model_input.copy_(result)
     out.copy_(result)
+
+
+def step_in_box(
+    adversarial: Tensor, gradient: Tensor, images: Tensor, step_size: float | Tensor, epsilon: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x' + step sign(g), the box's two bounds, and the first within the others; in float32 at least."""
+    compute = torch.promote_types(images.dtype, torch.float32)
+    step_size, epsilon = _over_pixels(step_size), _over_pixels(epsilon)
+    x = images.to(compute)
+    stepped = adversarial.to(compute) + step_size * gradient.sign().to(compute)
+    low, high = x - epsilon, x + epsilon
+    return stepped, low, high, torch.min(torch.max(stepped, low), high)
+
+
+def _over_pixels(value: float | Tensor) -> float | Tensor:
+    """One value per sample [B] as [B, 1, 1, 1]; a single one as it is."""
+    return value.view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.dim() == 1 else value
 
 
 def bound_is_active(stepped: Tensor, low: Tensor, high: Tensor, boxed: Tensor) -> Tensor:
@@ -60,7 +73,8 @@ def start(
     compute = torch.promote_types(images.dtype, torch.float32)
     draw = philox.gaussian if noise == "gaussian" else philox.uniform
     x = images.to(compute)
-    result = x + scale * draw(images.numel(), seed, offset, images.device).view(images.shape)
+    result = x + _over_pixels(scale) * draw(images.numel(), seed, offset, images.device).view(images.shape)
     if epsilon is not None:
-        result = torch.min(torch.max(result, x - epsilon), x + epsilon)
+        bound = _over_pixels(epsilon)
+        result = torch.min(torch.max(result, x - bound), x + bound)
     out.copy_(result.clamp(0, 1))

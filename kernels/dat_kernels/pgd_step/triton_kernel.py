@@ -4,6 +4,8 @@ The `*_dense` kernels run over tensors that lie in memory in one and the same or
 `step_strided` takes every tensor's own strides and goes through pixels in channels-last order, which reads
 channels-last tensors straight and others in one straight run per channel; `start_strided` goes in the order that
 numbers the noise.
+
+Step size, epsilon and scale come as a number, as one number on the device, or as one per sample: the kinds below.
 """
 
 # Triton compiles these functions; their arguments have no Python types.
@@ -11,6 +13,10 @@ numbers the noise.
 
 import triton
 import triton.language as tl
+
+NUMBER = tl.constexpr(0)
+ON_DEVICE = tl.constexpr(1)
+PER_SAMPLE = tl.constexpr(2)
 
 
 @triton.jit
@@ -21,23 +27,33 @@ def step_dense(
     out_ptr,  # [count]; may be adversarial_ptr
     model_input_ptr,  # [count], or None
     active_ptr,  # [count] bool, or None
-    step_size,  # float, or pointer to one float32 if STEP_SIZE_ON_DEVICE
-    epsilon,  # float, or pointer to one float32 if EPSILON_ON_DEVICE
+    step_size,  # STEP_SIZE: float, or pointer to one float32, or to [B]
+    epsilon,  # EPSILON: likewise
     count,
-    STEP_SIZE_ON_DEVICE: tl.constexpr,
-    EPSILON_ON_DEVICE: tl.constexpr,
+    per_sample,  # elements of a sample where one of the two is PER_SAMPLE, samples being outermost in memory; else None
+    STEP_SIZE: tl.constexpr,
+    EPSILON: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # 64 bits for the program's start alone: the compiler still sees aligned runs behind it and moves 16 bytes at a time
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    offsets = start + tl.arange(0, BLOCK)
-    valid = offsets < count
+    if per_sample is None:
+        sample = 0
+        start = tl.program_id(0).to(tl.int64) * BLOCK
+        offsets = start + tl.arange(0, BLOCK)
+        valid = offsets < count
+    else:
+        # a program stays within one sample, so its number is found by one division, not one per element
+        blocks = tl.cdiv(per_sample, BLOCK)
+        sample = (tl.program_id(0) // blocks).to(tl.int64)
+        within = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        valid = within < per_sample
+        offsets = sample * per_sample + within
     result, active = _step(
         tl.load(adversarial_ptr + offsets, mask=valid),
         tl.load(gradient_ptr + offsets, mask=valid),
         tl.load(images_ptr + offsets, mask=valid),
-        _scalar(step_size, STEP_SIZE_ON_DEVICE),
-        _scalar(epsilon, EPSILON_ON_DEVICE),
+        _number(step_size, sample, None, STEP_SIZE),
+        _number(epsilon, sample, None, EPSILON),
     )
     tl.store(out_ptr + offsets, result.to(out_ptr.dtype.element_ty), mask=valid)
     if model_input_ptr is not None:
@@ -54,8 +70,8 @@ def step_strided(
     out_ptr,  # same shape; may be adversarial_ptr
     model_input_ptr,  # same shape, or None
     active_ptr,  # same shape, bool, or None
-    step_size,  # float, or pointer to one float32 if STEP_SIZE_ON_DEVICE
-    epsilon,  # float, or pointer to one float32 if EPSILON_ON_DEVICE
+    step_size,  # STEP_SIZE: float, or pointer to one float32, or to [B]
+    epsilon,  # EPSILON: likewise
     count,
     channels,
     height,
@@ -84,8 +100,8 @@ def step_strided(
     active_stride_c,
     active_stride_h,
     active_stride_w,
-    STEP_SIZE_ON_DEVICE: tl.constexpr,
-    EPSILON_ON_DEVICE: tl.constexpr,
+    STEP_SIZE: tl.constexpr,
+    EPSILON: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -103,8 +119,8 @@ def step_strided(
         tl.load(adversarial_ptr, mask=valid),
         tl.load(gradient_ptr, mask=valid),
         tl.load(images_ptr, mask=valid),
-        _scalar(step_size, STEP_SIZE_ON_DEVICE),
-        _scalar(epsilon, EPSILON_ON_DEVICE),
+        _number(step_size, b, valid, STEP_SIZE),
+        _number(epsilon, b, valid, EPSILON),
     )
     out_offsets = b * out_stride_b + c * out_stride_c + y * out_stride_h + x * out_stride_w
     tl.store(out_ptr + out_offsets, result.to(out_ptr.dtype.element_ty), mask=valid)
@@ -122,23 +138,25 @@ def step_strided(
 def start_dense(
     images_ptr,  # [count], contiguous, elements in NCHW order
     out_ptr,  # [count], likewise
-    scale,  # float, or pointer to one float32 if SCALE_ON_DEVICE
-    epsilon,  # None, float, or pointer to one float32 if EPSILON_ON_DEVICE
+    scale,  # SCALE: float, or pointer to one float32, or to [B]
+    epsilon,  # EPSILON: likewise, or None
     seed,  # integer, or pointer to one int64 if SEED_ON_DEVICE
     offset,  # integer, or pointer to one int64 if OFFSET_ON_DEVICE
     count,
+    per_sample,  # elements of a sample, at most 2^31 - BLOCK, where scale or epsilon is PER_SAMPLE; else None
     GAUSSIAN: tl.constexpr,
-    SCALE_ON_DEVICE: tl.constexpr,
-    EPSILON_ON_DEVICE: tl.constexpr,
+    SCALE: tl.constexpr,
+    EPSILON: tl.constexpr,
     SEED_ON_DEVICE: tl.constexpr,
     OFFSET_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = element < count
-    noise = _noise(_scalar(seed, SEED_ON_DEVICE), _scalar(offset, OFFSET_ON_DEVICE), GAUSSIAN, BLOCK)
+    noise = _noise(_integer(seed, SEED_ON_DEVICE), _integer(offset, OFFSET_ON_DEVICE), GAUSSIAN, BLOCK)
     x = tl.load(images_ptr + element, mask=valid).to(tl.float32)
-    result = _started(x, noise, _scalar(scale, SCALE_ON_DEVICE), epsilon, EPSILON_ON_DEVICE)
+    sample = 0 if per_sample is None else _samples(per_sample, BLOCK)
+    result = _started(x, noise, scale, epsilon, sample, valid, SCALE, EPSILON)
     tl.store(out_ptr + element, result.to(out_ptr.dtype.element_ty), mask=valid)
 
 
@@ -146,8 +164,8 @@ def start_dense(
 def start_strided(
     images_ptr,  # [B, channels, height, width], strides images_stride_*
     out_ptr,  # same shape, strides out_stride_*
-    scale,  # float, or pointer to one float32 if SCALE_ON_DEVICE
-    epsilon,  # None, float, or pointer to one float32 if EPSILON_ON_DEVICE
+    scale,  # SCALE: float, or pointer to one float32, or to [B]
+    epsilon,  # EPSILON: likewise, or None
     seed,  # integer, or pointer to one int64 if SEED_ON_DEVICE
     offset,  # integer, or pointer to one int64 if OFFSET_ON_DEVICE
     count,
@@ -163,8 +181,8 @@ def start_strided(
     out_stride_h,
     out_stride_w,
     GAUSSIAN: tl.constexpr,
-    SCALE_ON_DEVICE: tl.constexpr,
-    EPSILON_ON_DEVICE: tl.constexpr,
+    SCALE: tl.constexpr,
+    EPSILON: tl.constexpr,
     SEED_ON_DEVICE: tl.constexpr,
     OFFSET_ON_DEVICE: tl.constexpr,
     WIDE: tl.constexpr,
@@ -175,10 +193,10 @@ def start_strided(
     x, row = (element % width).to(tl.int64), element // width
     y, plane = (row % height).to(tl.int64), row // height
     c, b = (plane % channels).to(tl.int64), (plane // channels).to(tl.int64)
-    noise = _noise(_scalar(seed, SEED_ON_DEVICE), _scalar(offset, OFFSET_ON_DEVICE), GAUSSIAN, BLOCK)
+    noise = _noise(_integer(seed, SEED_ON_DEVICE), _integer(offset, OFFSET_ON_DEVICE), GAUSSIAN, BLOCK)
     images_ptr += b * images_stride_b + c * images_stride_c + y * images_stride_h + x * images_stride_w
     pixel = tl.load(images_ptr, mask=valid).to(tl.float32)
-    result = _started(pixel, noise, _scalar(scale, SCALE_ON_DEVICE), epsilon, EPSILON_ON_DEVICE)
+    result = _started(pixel, noise, scale, epsilon, b, valid, SCALE, EPSILON)
     out_ptr += b * out_stride_b + c * out_stride_c + y * out_stride_h + x * out_stride_w
     tl.store(out_ptr, result.to(out_ptr.dtype.element_ty), mask=valid)
 
@@ -206,11 +224,30 @@ def _within(value, low, high):
 
 
 @triton.jit
-def _scalar(value, ON_DEVICE: tl.constexpr):
-    if ON_DEVICE:
+def _number(value, sample, valid, KIND: tl.constexpr):
+    if KIND == PER_SAMPLE:
+        return tl.load(value + sample, mask=valid)
+    elif KIND == ON_DEVICE:
         return tl.load(value)
     else:
         return value
+
+
+@triton.jit
+def _integer(value, IS_ON_DEVICE: tl.constexpr):
+    if IS_ON_DEVICE:
+        return tl.load(value)
+    else:
+        return value
+
+
+@triton.jit
+def _samples(per_sample, BLOCK: tl.constexpr):
+    """Sample [BLOCK] of each of this program's elements in NCHW order; one division of 64 bits, the rest in 32."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    first = start // per_sample
+    before = (start - first * per_sample).to(tl.int32)
+    return first + (before + tl.arange(0, BLOCK)) // per_sample
 
 
 @triton.jit
@@ -223,10 +260,10 @@ def _elements(WIDE: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _started(x, noise, scale, epsilon, EPSILON_ON_DEVICE: tl.constexpr):
-    result = x + scale * noise
+def _started(x, noise, scale, epsilon, sample, valid, SCALE: tl.constexpr, EPSILON: tl.constexpr):
+    result = x + _number(scale, sample, valid, SCALE) * noise
     if epsilon is not None:
-        bound = _scalar(epsilon, EPSILON_ON_DEVICE)
+        bound = _number(epsilon, sample, valid, EPSILON)
         result = _within(result, x - bound, x + bound)
     return _within(result, 0.0, 1.0)
 

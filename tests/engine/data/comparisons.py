@@ -3,7 +3,7 @@
 import torch
 
 from dat_engine.data.files.corrupt import CorruptFiles
-from dat_engine.data.files.decoded import decode_all
+from dat_engine.data.files.decoding import decode_all
 
 
 def assert_same_batches(found, expected):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dat_engine.data import ImageArrays, hold_out, mean_amplitude, take, unit_range
+from dat_engine.data import ImageArrays, hold_out, take, unit_range
 
 
 def _rows(arrays):
@@ -69,23 +69,6 @@ def test_hold_out_leaves_no_part_empty(small_arrays):
     for count in (0, 24, 30):
         with pytest.raises(ValueError, match=f"cannot hold {count} images out of a split of 24; .* from 1 to 23"):
             hold_out(small_arrays(24), count, seed=0)
-
-
-@pytest.mark.parametrize("n", [3, 1500])  # 1500: more than one chunk, the last one partial
-def test_mean_amplitude_is_the_mean_of_the_absolute_transforms(small_arrays, n):
-    arrays = small_arrays(n, image_shape=(2, 5, 4))
-    expected = torch.fft.fft2(arrays.images.double() / 255).abs().mean(0)
-    found = mean_amplitude(arrays)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_mean_amplitude_has_dc_first():
-    images = torch.full((2, 1, 4, 6), 51, dtype=torch.uint8)
-    arrays = ImageArrays(images=images, targets=torch.zeros(2, dtype=torch.int64), class_names=("only",))
-    expected = torch.zeros(1, 4, 6)
-    expected[0, 0, 0] = 0.2 * 24
-    torch.testing.assert_close(mean_amplitude(arrays), expected)
 
 
 def test_unit_range_is_the_correctly_rounded_quotient():

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dat_engine.data import DataError, batches, mean_amplitude, take, unit_range
+from dat_engine.data import DataError, batches, unit_range
 from dat_engine.data.files.corrupt import CorruptFiles
-from dat_engine.data.files.decoded import decode_all
-from dat_engine.data.files.decoding import centre_view, decode
+from dat_engine.data.files.decoding import centre_view, decode, decode_all, examine
 from tests.engine.data.pictures import damage
 
 
@@ -22,9 +21,9 @@ def test_a_damaged_file_is_reported_once_by_path(jpegs):
     files = jpegs(5, on_damaged="skip")
     damage(files.paths[2])
     damaged = CorruptFiles(files)
-    assert not damaged.examine(1) and damaged.paths == ()
+    assert not examine(1, damaged) and damaged.paths == ()
     with pytest.warns(UserWarning, match=rf"image file {files.paths[2]} is damaged \(.*runcated.*1 so far") as warned:
-        assert damaged.examine(2) and damaged.examine(2)
+        assert examine(2, damaged) and examine(2, damaged)
     assert len(warned) == 1
     assert damaged.paths == (files.paths[2],)
 
@@ -41,7 +40,7 @@ def test_a_damaged_file_is_fatal_by_choice(jpegs):
     files = jpegs(5)
     damage(files.paths[2])
     with pytest.raises(DataError) as caught:
-        CorruptFiles(files).examine(2)
+        examine(2, CorruptFiles(files))
     message = str(caught.value)
     assert message.startswith(f"image file {files.paths[2]} is damaged (")
     assert message.endswith("replace it, delete it, or choose to skip damaged files")
@@ -115,21 +114,3 @@ def test_all_files_decoded_hold_the_stand_ins(jpegs):
     assert torch.equal(arrays.images, expected[[0, 3, 3, 3, 4, 5]])
     assert arrays.targets.tolist() == files.targets[[0, 3, 3, 3, 4, 5]].tolist()
     assert damaged.paths == files.paths[1:3]
-
-
-def test_mean_amplitude_of_files_is_that_of_their_originals(jpegs):
-    files = jpegs(70, sizes=((20, 16), (16, 16)))  # more than one chunk
-    expected = torch.fft.fft2(_originals(files).double() / 255).abs().mean(0)
-    torch.testing.assert_close(mean_amplitude(files).double(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_mean_amplitude_of_many_files_is_that_of_a_balanced_sample(jpegs, monkeypatch):
-    monkeypatch.setattr("dat_engine.data.amplitude._MOST_FILES", 8)
-    files = jpegs(24)
-    originals = _originals(files).double() / 255
-    found = mean_amplitude(files)
-    sample = take(files, 8, seed=0)
-    assert torch.bincount(sample.targets).tolist() == [2, 2, 2, 2]
-    chosen = [files.paths.index(path) for path in sample.paths]
-    expected = torch.fft.fft2(originals[chosen]).abs().mean(0)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

@@ -3,21 +3,14 @@
 import io
 import math
 import re
+import threading
+import time
 
 import pytest
 from rich.console import Console
 
-from dat_engine.run.display import (
-    EpochRow,
-    PlainProgress,
-    Progress,
-    SmoothedRates,
-    format_count,
-    format_duration,
-    format_loss,
-    open_progress,
-)
-from dat_engine.run.terminal_display import TerminalProgress
+from dat_engine.run.display import Display, EpochRow, PlainDisplay, TerminalDisplay, open_display
+from dat_engine.run.display.figures import SmoothedRates, format_count, format_duration, format_loss
 
 TITLE = {"recipe": "cifar10-resnet18", "method": "dat", "device": "cpu", "precision": "bf16", "parameters": 11173962}
 ACCURACIES = {"natural": 84.17, "PGD-20": 57.55, "AutoAttack": 51.36}
@@ -45,24 +38,24 @@ def row(epoch=3, **changes):
     return EpochRow(**{**values, **changes})
 
 
-def use_everything(progress, clock):
-    with progress:
-        progress.start(TITLE, epochs=150)
+def use_everything(display, clock):
+    with display:
+        display.start(TITLE, epochs=150)
         for step in range(1, 392):
             clock.now += 0.25
-            progress.step(3, step, 391, 2.5, 31.25, 12345.6, 3753.0 - 0.25 * step)
-        progress.activity("validating")
-        progress.epoch_end(row())
-        progress.epoch_end(row(4, best=True, natural_accuracy=None))
-        progress.note("saved [bold]step-1[/bold]")
-        progress.warn("two steps \x1b[31mskipped\x07")
-        progress.summary(ACCURACIES, title="test accuracy")
+            display.step(3, step, 391, 2.5, 31.25, 12345.6, 3753.0 - 0.25 * step)
+        display.activity("validating")
+        display.epoch_end(row())
+        display.epoch_end(row(4, best=True, natural_accuracy=None))
+        display.note("saved [bold]step-1[/bold]")
+        display.warn("two steps \x1b[31mskipped\x07")
+        display.summary(ACCURACIES, title="test accuracy")
 
 
 class TestPlain:
     def lines(self):
         clock, stream = Clock(), io.StringIO()
-        use_everything(PlainProgress(stream, clock=clock), clock)
+        use_everything(PlainDisplay(stream, clock=clock), clock)
         return stream.getvalue()
 
     def test_no_control_characters_not_even_from_what_is_shown(self):
@@ -101,7 +94,7 @@ class TestPlain:
                 self.flushed = self.getvalue()
 
         stream = Watched()
-        PlainProgress(stream).note("here")
+        PlainDisplay(stream).note("here")
         assert stream.flushed == "here\n"
 
     def test_a_stream_that_broke_does_not_stop_the_run(self):
@@ -109,15 +102,15 @@ class TestPlain:
             def write(self, _):
                 raise BrokenPipeError
 
-        PlainProgress(Broken()).note("unheard")
+        PlainDisplay(Broken()).note("unheard")
         closed = io.StringIO()
         closed.close()
-        PlainProgress(closed).note("unheard")
+        PlainDisplay(closed).note("unheard")
 
     def test_what_the_encoding_lacks_is_escaped(self):
         raw = io.BytesIO()
         stream = io.TextIOWrapper(raw, encoding="ascii")
-        PlainProgress(stream).note("ε = 8/255")
+        PlainDisplay(stream).note("ε = 8/255")
         assert raw.getvalue() == b"\\u03b5 = 8/255\n"
 
 
@@ -134,7 +127,7 @@ class TestTerminal:
 
     def test_header_bar_rows_and_summary(self):
         console, clock = self.console(), Clock()
-        use_everything(TerminalProgress(console, clock=clock), clock)
+        use_everything(TerminalDisplay(console, clock=clock), clock)
         text = console.export_text(clear=False)
         assert "recipe cifar10-resnet18 · method dat · device cpu · precision bf16 · parameters 11,173,962" in text
         assert re.search(r"epoch 3/150 ━+ 391/391 1:0[01]:\d\d left", text)
@@ -151,22 +144,32 @@ class TestTerminal:
 
     def test_the_terminal_is_left_as_it_was(self):
         console, clock = self.console(), Clock()
-        progress = TerminalProgress(console, clock=clock)
-        with pytest.raises(KeyboardInterrupt), progress:
-            progress.step(1, 1, 10, 1.0, 0.0, 1.0, 1.0)
+        display = TerminalDisplay(console, clock=clock)
+        with pytest.raises(KeyboardInterrupt), display:
+            display.step(1, 1, 10, 1.0, 0.0, 1.0, 1.0)
             raise KeyboardInterrupt
         sent = console.file.getvalue()
         assert sent.count("\x1b[?25l") == sent.count("\x1b[?25h") == 1, "cursor hidden once, shown once"
-        progress.close()
+        display.close()
         assert console.file.getvalue() == sent
+
+    def test_no_thread_draws(self):
+        console = self.console()
+        before = threading.active_count()
+        with TerminalDisplay(console) as display:
+            display.step(1, 1, 10, 1.0, 0.0, 1.0, 1.0)
+            assert threading.active_count() == before
+            sent = console.file.getvalue()
+            time.sleep(0.3)
+            assert console.file.getvalue() == sent
 
     def test_draws_at_most_ten_times_a_second_and_always_the_last_step(self):
         console, clock = self.console(), Clock()
-        progress = TerminalProgress(console, clock=clock)
+        display = TerminalDisplay(console, clock=clock)
         for step in range(1, 1001):
             clock.now += 0.001
-            progress.step(1, step, 1000, 1.0, 0.0, 1000.0, 1.0)
-        progress.close()
+            display.step(1, step, 1000, 1.0, 0.0, 1000.0, 1.0)
+        display.close()
         drawn = [int(step) for step in re.findall(r"(\d+)/1000", console.export_text())]
         assert len(set(drawn)) <= 12
         assert drawn[-1] == 1000
@@ -174,12 +177,12 @@ class TestTerminal:
     @pytest.mark.parametrize("width", [20, 40, 60, 79, 80])
     def test_narrow_terminals_get_rows_of_one_line(self, width):
         console = self.console(width)
-        progress = TerminalProgress(console)
-        progress.step(3, 1, 391, 2.5, None, math.nan, None)
-        progress.close()
+        display = TerminalDisplay(console)
+        display.step(3, 1, 391, 2.5, None, math.nan, None)
+        display.close()
         console.export_text()
         for epoch in (1, 2, 3):
-            progress.epoch_end(row(epoch))
+            display.epoch_end(row(epoch))
         lines = console.export_text().splitlines()
         assert len(lines) == 5
         assert max(map(len, lines)) <= width
@@ -191,15 +194,15 @@ class TestTerminal:
 
         clock = Clock()
         console = Console(file=Gone(), force_terminal=True, width=80)
-        use_everything(TerminalProgress(console, clock=clock), clock)
+        use_everything(TerminalDisplay(console, clock=clock), clock)
 
     def test_ascii_terminals_get_an_asterisk(self):
         raw = io.BytesIO()
         stream = io.TextIOWrapper(raw, encoding="ascii")
         console = Console(file=stream, force_terminal=True, width=100, color_system=None)
         clock = Clock()
-        use_everything(TerminalProgress(console, clock=clock), clock)
-        TerminalProgress(console).note("ε = 8/255")
+        use_everything(TerminalDisplay(console, clock=clock), clock)
+        TerminalDisplay(console).note("ε = 8/255")
         stream.flush()
         text = raw.getvalue().decode("ascii")
         assert "recipe cifar10-resnet18, method dat" in text
@@ -215,17 +218,39 @@ class TestChoice:
             monkeypatch.delenv(name, raising=False)
         terminal = Console(file=io.StringIO(), force_terminal=True)
         pipe = Console(file=io.StringIO())
-        assert type(open_progress(console=terminal)) is TerminalProgress
-        assert type(open_progress(console=pipe)) is PlainProgress
-        assert type(open_progress("plain", console=terminal)) is PlainProgress
-        assert type(open_progress("terminal", console=pipe)) is TerminalProgress
+        assert type(open_display(console=terminal)) is TerminalDisplay
+        assert type(open_display(console=pipe)) is PlainDisplay
+        assert type(open_display("plain", console=terminal)) is PlainDisplay
+        assert type(open_display("terminal", console=pipe)) is TerminalDisplay
         monkeypatch.setenv("TERM", "dumb")
-        assert type(open_progress(console=Console(file=io.StringIO(), force_terminal=True))) is PlainProgress
+        assert type(open_display(console=Console(file=io.StringIO(), force_terminal=True))) is PlainDisplay
+
+    @pytest.mark.parametrize("style", ["auto", "terminal", "plain"])
+    def test_a_notebook_gets_lines(self, style):
+        console = Console(file=io.StringIO(), force_jupyter=True, force_terminal=True)
+        display = open_display(style, console=console)
+        assert type(display) is PlainDisplay
+        use_everything(display, Clock())
+        text = console.file.getvalue()
+        assert "epoch 3/150 done" in text
+        assert all(char.isprintable() or char == "\n" for char in text)
+
+    @pytest.mark.parametrize("style", ["auto", "terminal", "plain"])
+    @pytest.mark.parametrize("output", ["missing", "closed"])
+    def test_a_process_without_standard_output_runs_on(self, monkeypatch, style, output):
+        stream = None
+        if output == "closed":
+            stream = io.StringIO()
+            stream.close()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", stream)
+            use_everything(open_display(style), Clock())
+            use_everything(PlainDisplay(), Clock())
 
     def test_silent_shows_nothing(self, capsys):
-        progress = open_progress("silent", console=Console())
-        assert type(progress) is Progress
-        use_everything(progress, Clock())
+        display = open_display("silent", console=Console())
+        assert type(display) is Display
+        use_everything(display, Clock())
         assert capsys.readouterr() == ("", "")
 
 

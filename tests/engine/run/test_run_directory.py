@@ -1,9 +1,11 @@
 """A run directory tells what was run, refuses to be shared or overwritten, and picks up after a crash."""
 
 import errno
+import fcntl
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import torch
 import dat_engine.run.durable_file
 from dat_engine.errors import RunFailedError
 from dat_engine.run.environment import _source_commit, describe_environment
+from dat_engine.run.lock import RunLock
 from dat_engine.run.metrics import MetricsLog
 from dat_engine.run.run_directory import RunDirectory
 
@@ -188,11 +191,110 @@ class TestLock:
             os.close(read_end)
             os.close(write_end)
 
+    def test_a_file_system_without_locks_is_warned_of(self, tmp_path, monkeypatch):
+        for code in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+
+            def has_none(*_, code=code):
+                raise OSError(code, os.strerror(code))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(fcntl, "flock", has_none)
+                with pytest.warns(RuntimeWarning, match="has no locks: nothing stops a second process") as warned:
+                    run = RunDirectory.create(tmp_path / str(code), RECIPE)
+                assert len(warned) == 1
+            run.close()
+            assert RunDirectory.open(run.path).config == RECIPE
+
     def test_a_failed_create_does_not_keep_the_lock(self, tmp_path, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(ValueError, match="No space left"):
             patch.setattr(dat_engine.run.durable_file.os, "replace", raise_full)
             RunDirectory.create(tmp_path, RECIPE)
         RunDirectory.create(tmp_path, RECIPE).close()
+
+
+class TestLinks:
+    """A run directory from elsewhere must not make a run write into other files of its user."""
+
+    REFUSED = "is a symbolic link, and nothing in a run directory is written through links"
+
+    @pytest.fixture
+    def precious(self, tmp_path):
+        path = tmp_path / "precious"
+        path.write_text("kept")
+        yield path
+        assert path.read_text() == "kept"
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path):
+        path = tmp_path / "elsewhere"
+        path.mkdir()
+        yield path
+        assert tree(path) == []
+
+    @pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "summary.json"])
+    def test_a_linked_file_is_refused_by_resume(self, tmp_path, name, precious):
+        RunDirectory.create(tmp_path / "run", RECIPE).close()
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+        (tmp_path / "run" / name).symlink_to(precious)
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} {self.REFUSED}"):
+            RunDirectory.resume(tmp_path / "run")
+
+    def test_a_linked_config_is_refused_by_resume(self, tmp_path):
+        RunDirectory.create(tmp_path / "run", RECIPE).close()
+        (tmp_path / "run" / "config.json").rename(tmp_path / "config.json")
+        (tmp_path / "run" / "config.json").symlink_to(tmp_path / "config.json")
+        with pytest.raises(ValueError, match=rf"config\.json {self.REFUSED}"):
+            RunDirectory.resume(tmp_path / "run")
+
+    @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+    def test_a_linked_folder_is_refused_by_resume(self, tmp_path, name, elsewhere):
+        RunDirectory.create(tmp_path / "run", RECIPE).close()
+        (tmp_path / "run" / name).symlink_to(elsewhere)
+        with pytest.raises(ValueError, match=rf"{name} {self.REFUSED}"):
+            RunDirectory.resume(tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        "name", [".lock", "config.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard"]
+    )
+    def test_a_dangling_link_is_refused_by_create(self, tmp_path, name):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / name).symlink_to(tmp_path / "absent")
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} {self.REFUSED}"):
+            RunDirectory.create(tmp_path / "run", RECIPE)
+        assert tree(tmp_path) == ["run", f"run/{name}"]
+
+    def test_the_lock_alone_refuses_a_link(self, tmp_path, precious):
+        (tmp_path / ".lock").symlink_to(precious)
+        with pytest.raises(ValueError, match=self.REFUSED):
+            RunLock(tmp_path)
+
+    def test_links_made_after_the_run_was_opened_are_refused_by_each_writer(self, tmp_path, precious, elsewhere):
+        with RunDirectory.create(tmp_path / "run", RECIPE) as run:
+            for name, target in (
+                ("metrics.jsonl", precious),
+                ("summary.json", precious),
+                ("checkpoints", elsewhere),
+                ("tensorboard", elsewhere),
+            ):
+                (run.path / name).symlink_to(target)
+            for write in (
+                lambda: run.metrics.append({"step": 1}),
+                lambda: run.truncate_metrics(0),
+                lambda: run.write_summary({"natural": 1.0}),
+                lambda: run.checkpoints.save({"w": torch.ones(2)}, step=1, epoch=1),
+                lambda: run.checkpoints.save_best({"w": torch.ones(2)}),
+                run.tensorboard,
+            ):
+                with pytest.raises(ValueError, match=self.REFUSED):
+                    write()
+
+    def test_the_run_directory_itself_may_be_a_link(self, tmp_path):
+        (tmp_path / "large_disk").mkdir()
+        (tmp_path / "run").symlink_to(tmp_path / "large_disk")
+        with RunDirectory.create(tmp_path / "run", RECIPE) as run:
+            run.metrics.append({"step": 1})
+        RunDirectory.resume(tmp_path / "run").close()
+        assert "metrics.jsonl" in tree(tmp_path / "large_disk")
 
 
 def raise_full(*_):

@@ -11,7 +11,7 @@ from torch import nn
 
 from dat_engine.data import Augmentation, ImageArrays, ResidentLoader
 from dat_engine.run.checkpoint import CheckpointError
-from dat_engine.run.display import Progress
+from dat_engine.run.display import Display
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop
@@ -60,7 +60,7 @@ def trainer(
         max_steps=max_steps,
         log_every=2,
     )
-    return Trainer(step, loader, plan, run, Progress(), identity={"recipe": identity}, validate=validate, **changes)
+    return Trainer(step, loader, plan, run, Display(), identity={"recipe": identity}, validate=validate, **changes)
 
 
 class StopAfter(Stop):

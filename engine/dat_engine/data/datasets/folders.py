@@ -1,4 +1,9 @@
-"""Image folders with one folder per class, as torchvision's ImageFolder reads them: a user's own data, and ImageNet."""
+"""Image folders with one folder per class, as torchvision's ImageFolder reads them: a user's own data, and ImageNet.
+
+Walked here and not by torchvision's `find_classes` and `make_dataset`, which take hidden folders for classes, follow a link
+that leads in a circle until the system stops them (40 copies of each image), and pass in silence over folders that they may
+not open.
+"""
 
 import os
 from pathlib import Path

@@ -3,7 +3,6 @@
 import warnings
 
 from dat_engine.data.errors import DataError
-from dat_engine.data.files.decoding import CorruptImage, decode
 from dat_engine.data.files.files import ImageFiles
 
 __all__ = ["CorruptFiles"]
@@ -20,42 +19,30 @@ class CorruptFiles:
     """
 
     def __init__(self, files: ImageFiles) -> None:
-        self._files = files
+        self.files = files
         self._reasons: dict[int, str] = {}
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The damaged files found so far, in the order of the split."""
-        return tuple(self._files.paths[index] for index in sorted(self._reasons))
-
-    def examine(self, index: int) -> bool:
-        """Whether the file of this sample is damaged: decode it, and `record` it where that fails.
-
-        Raises DataError where the file cannot be read at all, and as `record` does.
-        """
-        try:
-            decode(self._files.paths[index])
-        except CorruptImage as error:
-            self.record(index, str(error))
-            return True
-        return False
+        return tuple(self.files.paths[index] for index in sorted(self._reasons))
 
     def record(self, index: int, reason: str) -> None:
         """Note that the file of this sample is damaged, with a warning the first time.
 
         Raises DataError where damaged files are fatal, or where there are too many of them to go on.
         """
-        path = self._files.paths[index]
-        if self._files.on_damaged == "fatal":
+        path = self.files.paths[index]
+        if self.files.on_damaged == "fatal":
             raise DataError(
                 f"image file {path} is damaged ({reason}); replace it, delete it, or choose to skip damaged files"
             ) from None
         if index in self._reasons:
             return
         self._reasons[index] = reason
-        if len(self._reasons) == len(self._files):
+        if len(self._reasons) == len(self.files):
             raise DataError(
-                f"all {len(self._files)} image files are damaged ({path}: {reason}); check the data set"
+                f"all {len(self.files)} image files are damaged ({path}: {reason}); check the data set"
             ) from None
         if self._neighbours(index) >= _TOO_MANY_IN_A_ROW:
             raise DataError(
@@ -69,7 +56,7 @@ class CorruptFiles:
     def stand_in(self, index: int) -> int:
         """The sample to use in place of this one: itself unless it is known to be damaged."""
         while index in self._reasons:
-            index = (index + 1) % len(self._files)
+            index = (index + 1) % len(self.files)
         return index
 
     def _neighbours(self, index: int) -> int:

@@ -1,7 +1,10 @@
-"""From one image file to pixels: the only place where Python code here decodes."""
+"""From image files to pixels: the only place where Python code here decodes; single files, and whole splits on threads."""
 
+import os
 import struct
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,13 +12,25 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from dat_engine.data.arrays import ImageArrays
 from dat_engine.data.errors import DataError
+from dat_engine.data.files.corrupt import CorruptFiles
 from dat_engine.data.files.files import ImageFiles
 
-__all__ = ["CorruptImage", "centre_view", "decode", "size_in_file"]
+__all__ = [
+    "CorruptImage",
+    "centre_view",
+    "decode",
+    "decode_all",
+    "decoded_chunks",
+    "examine",
+    "size_in_file",
+    "usable_cores",
+]
 
 # What Pillow raises for content that it cannot make sense of; OSError also stands for files that cannot be read.
 _UNDECODABLE = (EOFError, IndexError, OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_CHUNK = 256
 
 
 class CorruptImage(Exception):
@@ -51,6 +66,60 @@ def centre_view(pixels: Tensor, files: ImageFiles) -> Tensor:
     return pixels[:, top : top + files.image_size, left : left + files.image_size].contiguous()
 
 
+def examine(index: int, damaged: CorruptFiles) -> bool:
+    """Whether the file of this sample is damaged: decode it, and record it in `damaged` where that fails.
+
+    Raises DataError where the file cannot be read at all, and as `CorruptFiles.record` does.
+    """
+    try:
+        decode(damaged.files.paths[index])
+    except CorruptImage as error:
+        damaged.record(index, str(error))
+        return True
+    return False
+
+
+def usable_cores() -> int:
+    """CPU cores for this process: those it may run on, shared with the others that torchrun started here."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def decoded_chunks(files: ImageFiles, size: int, damaged: CorruptFiles) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images uint8 [n, 3, H, W], indices int64 [n]) in the order of the split, un-augmented, n at most `size`.
+
+    Damaged files are recorded in `damaged` and left out. One chunk is decoded ahead while another is in use.
+    """
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
+        ahead: deque[tuple[range, list[Future[Tensor | CorruptImage]]]] = deque()
+        try:
+            for start in range(0, len(files), size):
+                indices = range(start, min(start + size, len(files)))
+                ahead.append((indices, [pool.submit(_view_or_damage, files, index) for index in indices]))
+                if len(ahead) == 2:
+                    yield from _collected(*ahead.popleft(), damaged)
+            while ahead:
+                yield from _collected(*ahead.popleft(), damaged)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def decode_all(files: ImageFiles, damaged: CorruptFiles) -> ImageArrays:
+    """The whole split in memory, N * 3 * image_size² bytes.
+
+    In the place of a damaged file that is to be skipped lies a copy of the sample that stands in for it.
+    """
+    images = torch.empty((len(files), *files.image_shape), dtype=torch.uint8)
+    present = torch.zeros(len(files), dtype=torch.bool)
+    for chunk, indices in decoded_chunks(files, _CHUNK, damaged):
+        images[indices] = chunk
+        present[indices] = True
+    targets = files.targets.clone()
+    for index in (~present).nonzero().squeeze(1).tolist():
+        stand_in = damaged.stand_in(index)
+        images[index], targets[index] = images[stand_in], targets[stand_in]
+    return ImageArrays(images=images, targets=targets, class_names=files.class_names)
+
+
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
     try:
@@ -65,3 +134,25 @@ def _opened(path: str) -> Iterator[Image.Image]:
                 "the disk"
             ) from None
         raise CorruptImage(str(error) or type(error).__name__) from None
+
+
+def _view_or_damage(files: ImageFiles, index: int) -> Tensor | CorruptImage:
+    try:
+        return centre_view(decode(files.paths[index]), files)
+    except CorruptImage as error:
+        return error
+
+
+def _collected(
+    indices: range, futures: list[Future[Tensor | CorruptImage]], damaged: CorruptFiles
+) -> Iterator[tuple[Tensor, Tensor]]:
+    views, kept = [], []
+    for index, future in zip(indices, futures, strict=True):
+        view = future.result()
+        if isinstance(view, CorruptImage):
+            damaged.record(index, str(view))
+        else:
+            views.append(view)
+            kept.append(index)
+    if views:
+        yield torch.stack(views), torch.tensor(kept)

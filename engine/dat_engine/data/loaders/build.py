@@ -8,16 +8,15 @@ from typing import Any
 import torch
 
 from dat_engine.data.arrays import ImageArrays
-from dat_engine.data.augmentation import Augmentation
+from dat_engine.data.augmentation import Augmentation, RandomResizedCrop
 from dat_engine.data.batch import Loader
 from dat_engine.data.files.corrupt import CorruptFiles
-from dat_engine.data.files.decoded import decode_all, usable_cores
+from dat_engine.data.files.decoding import decode_all, usable_cores
 from dat_engine.data.files.files import ImageFiles, ImageSource
 from dat_engine.data.loaders.dali import DaliLoader
 from dat_engine.data.loaders.dali_pipeline import dali_installed
 from dat_engine.data.loaders.resident import ResidentLoader
 from dat_engine.data.loaders.torchvision import TorchvisionLoader
-from dat_engine.data.resized_crop import RandomResizedCrop
 from dat_engine.data_kinds import LoaderKind
 from dat_engine.errors import UserError
 

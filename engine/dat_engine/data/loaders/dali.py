@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from dat_engine.data.arrays import ImageArrays
-from dat_engine.data.augmentation import Augmentation, draw_epoch
+from dat_engine.data.augmentation import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop, draw_epoch
 from dat_engine.data.batch import Batch
-from dat_engine.data.files.decoded import usable_cores
+from dat_engine.data.files.decoding import usable_cores
 from dat_engine.data.files.files import ImageSource
 from dat_engine.data.loaders.dali_pipeline import ViewsPipeline, dali_installed
 from dat_engine.data.loaders.dali_requests import ArrayRequests, FileRequests, WindowRequests
-from dat_engine.data.resized_crop import NO_RESIZED_CROP_OF_ARRAYS, RandomResizedCrop
 from dat_engine.data.sampler import EpochSampler
 from dat_engine.errors import UserError
 from dat_kernels import augment

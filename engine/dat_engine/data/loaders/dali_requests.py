@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from dat_engine.data.arrays import ImageArrays
+from dat_engine.data.augmentation import RandomResizedCrop, draw_windows
 from dat_engine.data.files.corrupt import CorruptFiles
-from dat_engine.data.files.decoding import CorruptImage, size_in_file
+from dat_engine.data.files.decoding import CorruptImage, examine, size_in_file
 from dat_engine.data.files.files import ImageFiles
 from dat_engine.data.loaders.dali_pipeline import ViewsPipeline, array_views, centre_and_window_views, centre_views
-from dat_engine.data.resized_crop import RandomResizedCrop, draw_windows
 from dat_engine.data.sampler import EpochSampler
 
 __all__ = ["ArrayRequests", "FileRequests", "WindowRequests"]
@@ -73,7 +73,7 @@ class FileRequests:
         """
         batches = list(batches)
         for indices in batches:
-            if [index for index in indices if self._damaged.examine(index)]:
+            if [index for index in indices if examine(index, self._damaged)]:
                 return True
         # Nothing that Pillow minds: DALI itself, file by file.
         for index in (index for indices in batches for index in indices):

@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dat_engine.data.arrays import ImageArrays, unit_range
-from dat_engine.data.augmentation import Augmentation
+from dat_engine.data.augmentation import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop
 from dat_engine.data.batch import Batch
 from dat_engine.data.errors import DataError
 from dat_engine.data.files.corrupt import CorruptFiles
-from dat_engine.data.files.decoding import CorruptImage, centre_view, decode
+from dat_engine.data.files.decoding import CorruptImage, centre_view, decode, examine
 from dat_engine.data.files.files import ImageFiles, ImageSource
-from dat_engine.data.resized_crop import NO_RESIZED_CROP_OF_ARRAYS, RandomResizedCrop
 from dat_engine.data.sampler import EpochSampler
 from dat_engine.errors import UserError
 
@@ -113,7 +112,7 @@ class TorchvisionLoader:
     def _replaced(self, position: int, samples: "_EpochSamples") -> tuple[Tensor, Tensor]:
         """The two views of the sample that takes the place of one that a worker could not decode."""
         assert self._damaged is not None  # images in memory are never damaged
-        while self._damaged.examine(samples.indices[position]):
+        while examine(samples.indices[position], self._damaged):
             samples.indices[position] = self._damaged.stand_in(samples.indices[position])
         return samples.views(position)
 

@@ -2,18 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from dat_engine.run.display import (
-    EpochRow,
-    Progress,
+from dat_engine.run.display.figures import (
     SmoothedRates,
     format_count,
     format_duration,
@@ -23,12 +20,13 @@ from dat_engine.run.display import (
     format_percent,
     printable,
 )
+from dat_engine.run.display.interface import Display, EpochRow
 
 _COLUMNS = (("epoch", 9), ("loss", 8), ("robust train", 12), ("natural", 8), ("PGD-20", 8), ("lr", 8), ("time", 8))
 _REDRAW_INTERVAL = 0.1  # seconds
 
 
-class TerminalProgress(Progress):
+class TerminalDisplay(Display):
     """The live display. Draws from the caller's thread only, at most ten times a second."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,8 +35,7 @@ class TerminalProgress(Progress):
         self._rates = SmoothedRates(clock)
         self._drawn = -_REDRAW_INTERVAL
         self._epochs: int | None = None
-        self._live: Live | None = None
-        self._bar: Table | None = None
+        self._live: _EpochBar | None = None
         self._has_table_head = False
 
     def start(self, title_fields: Mapping[str, object], *, epochs: int | None = None) -> None:
@@ -65,15 +62,6 @@ class TerminalProgress(Progress):
         if now - self._drawn < _REDRAW_INTERVAL and step_in_epoch < steps_per_epoch:
             return
         self._drawn = now
-        self._bar = Table.grid(padding=(0, 1), expand=True)
-        for ratio in (None, 1, None, None):
-            self._bar.add_column(ratio=ratio, no_wrap=True)
-        self._bar.add_row(
-            Text(f"epoch {format_epoch(epoch, self._epochs)}", style="bold"),
-            ProgressBar(total=steps_per_epoch, completed=step_in_epoch),
-            Text(f"{step_in_epoch}/{steps_per_epoch}"),
-            Text(f"{format_duration(self._rates.seconds_left)} left", style="cyan"),
-        )
         figures = Text.assemble(
             ("loss ", "dim"),
             format_loss(loss),
@@ -83,11 +71,18 @@ class TerminalProgress(Progress):
             format_count(self._rates.images_per_second),
             (" images/s", "dim"),
         )
-        self._draw(Group(self._bar, figures))
+        with _undisturbed():
+            self._begun().show_step(
+                step_in_epoch,
+                steps_per_epoch,
+                epoch=f"epoch {format_epoch(epoch, self._epochs)}",
+                left=f"{format_duration(self._rates.seconds_left)} left",
+                below=figures,
+            )
 
     def activity(self, text: str) -> None:
-        status = Text(self._shown(text), style="dim italic")
-        self._draw(status if self._bar is None else Group(self._bar, status))
+        with _undisturbed():
+            self._begun().show_below(Text(self._shown(text), style="dim italic"))
 
     def epoch_end(self, row: EpochRow) -> None:
         if not self._has_table_head:
@@ -125,7 +120,7 @@ class TerminalProgress(Progress):
         self._print(Text(), table)
 
     def close(self) -> None:
-        live, self._live, self._bar = self._live, None, None
+        live, self._live = self._live, None
         if live is not None:
             with _undisturbed():
                 live.stop()
@@ -150,13 +145,46 @@ class TerminalProgress(Progress):
         with _undisturbed():
             self._console.print(line, no_wrap=True, overflow="crop", crop=True)
 
-    def _draw(self, renderable: RenderableType) -> None:
-        with _undisturbed():
-            if self._live is None:
-                # no refresh thread: it could hold the console's lock when a loader forks, and hang the worker
-                self._live = Live(console=self._console, auto_refresh=False, transient=True)
-                self._live.start()
-            self._live.update(renderable, refresh=True)
+    def _begun(self) -> "_EpochBar":
+        if self._live is None:
+            self._live = _EpochBar(self._console, self._clock)
+            self._live.start()
+        return self._live
+
+
+class _EpochBar(Progress):
+    """One bar, for the steps of an epoch, and a line below it."""
+
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._below: RenderableType | None = None
+        super().__init__(
+            TextColumn("{task.fields[epoch]}", style="bold", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}", style="cyan", markup=False),
+            console=console,
+            # no refresh thread: it could hold the console's lock when a loader forks, and hang the worker
+            auto_refresh=False,
+            transient=True,
+            get_time=clock,
+            expand=True,
+        )
+
+    def show_step(self, step: int, steps: int, *, epoch: str, left: str, below: RenderableType) -> None:
+        if not self.task_ids:
+            self.add_task("", epoch=epoch, left=left)
+        self.update(self.task_ids[0], completed=step, total=steps, epoch=epoch, left=left)
+        self.show_below(below)
+
+    def show_below(self, line: RenderableType) -> None:
+        self._below = line
+        self.refresh()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.tasks:
+            yield self.make_tasks_table(self.tasks)
+        if self._below is not None:
+            yield self._below
 
 
 @contextlib.contextmanager

@@ -1,0 +1,29 @@
+"""scikit-learn's handwritten digits: a robust classifier in a minute, without a download."""
+
+from __future__ import annotations
+
+from dat.methods import METHODS
+from dat.recipes.families import CreateRecipe
+from dat.recipes.recipe import DataSettings, EvaluationSettings, ModelSettings, Recipe
+from dat_engine.run.schedule import Schedule
+from dat_engine.step.optimizer_settings import SGDSettings
+
+
+def _digits(name: str, method: str) -> Recipe:
+    return Recipe(
+        name=name,
+        method=method,
+        settings=METHODS[method].settings,
+        epsilon=0.1,
+        epochs=25,
+        batch_size=64,
+        data=DataSettings(name="digits", padding=1, flip=False, validation=100),
+        model=ModelSettings(name="resnet8"),
+        optimizer=SGDSettings(learning_rate=0.3),
+        schedule=Schedule(kind="one-cycle", milestones=()),
+        evaluation=EvaluationSettings(attacks="natural,fgsm,pgd20,pgd100,cw"),
+        log_every=10,
+    )
+
+
+RECIPES: dict[str, CreateRecipe] = {"digits-resnet": _digits}

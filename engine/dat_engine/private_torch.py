@@ -1,0 +1,119 @@
+"""Every use of what torch does not promise to keep: for an upgrade of torch, this is the file to read.
+
+Each function says with which releases it was seen to work and what public thing would take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "DispatchMode",
+    "add_all_",
+    "copy_all_",
+    "end_allocation_to_pool",
+    "multiply_all_",
+    "negate_all_",
+    "products",
+    "release_pool",
+    "rsqrt_all_",
+    "step_unless_found",
+    "sums",
+    "unscale_and_find_nonfinite_",
+    "update_loss_scale_",
+]
+
+DispatchMode = TorchDispatchMode
+"""Base class of a context that sees every operation. Seen on 2.15; torch.utils.flop_counter shows no other way."""
+
+
+def copy_all_(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """targets[i] becomes sources[i], converted to its dtype; one launch for many tensors on a GPU.
+
+    Seen on 2.15. Public: `Tensor.copy_` in a loop, one launch each.
+    """
+    torch._foreach_copy_(list(targets), list(sources))
+
+
+def sums(tensors: Sequence[Tensor], numbers: Sequence[float]) -> list[Tensor]:
+    """tensors[i] + numbers[i], new tensors. Seen on 2.15. Public: a loop of additions."""
+    return list(torch._foreach_add(list(tensors), list(numbers)))
+
+
+def products(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
+    """tensors[i] * factors[i], new tensors. Seen on 2.15. Public: a loop of products."""
+    return list(torch._foreach_mul(list(tensors), list(factors)))
+
+
+def add_all_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """tensors[i] += others[i]. Seen on 2.15. Public: `Tensor.add_` in a loop."""
+    torch._foreach_add_(list(tensors), list(others))
+
+
+def multiply_all_(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """tensors[i] *= factors[i]. Seen on 2.15. Public: `Tensor.mul_` in a loop."""
+    torch._foreach_mul_(list(tensors), list(factors))
+
+
+def negate_all_(tensors: Sequence[Tensor]) -> None:
+    """tensors[i] *= -1. Seen on 2.15. Public: `Tensor.neg_` in a loop."""
+    torch._foreach_neg_(list(tensors))
+
+
+def rsqrt_all_(tensors: Sequence[Tensor]) -> None:
+    """tensors[i] **= -1/2. Seen on 2.15. Public: `Tensor.rsqrt_` in a loop."""
+    torch._foreach_rsqrt_(list(tensors))
+
+
+def unscale_and_find_nonfinite_(gradients: Sequence[Tensor], found: Tensor, inverse_scale: Tensor) -> None:
+    """Multiply `gradients` by `inverse_scale` in place; `found` becomes 1 where one has a non-finite value, else stays.
+
+    `found` and `inverse_scale`: float32 scalars on the gradients' device. The host does not wait.
+    Seen on 2.15. Public: none (`torch.amp.GradScaler` does it per optimizer, with host reads in between).
+    """
+    torch._amp_foreach_non_finite_check_and_unscale_(list(gradients), found, inverse_scale)
+
+
+def update_loss_scale_(
+    scale: Tensor, good_passes: Tensor, found: Tensor, *, growth: float, backoff: float, interval: int
+) -> None:
+    """`scale` times `backoff` where `found` is 1, times `growth` after `interval` good passes in a row; counts those.
+
+    `scale` and `found`: float32 scalars, `good_passes`: int32 scalar, all on one device. The host does not wait.
+    Seen on 2.15. Public: none (`torch.amp.GradScaler.update` does it for its own scale).
+    """
+    torch._amp_update_scale_(scale, good_passes, found, growth, backoff, interval)
+
+
+def step_unless_found(optimizer: torch.optim.Optimizer, found: Tensor) -> None:
+    """One step of a fused optimizer that its kernel leaves out where `found` (float32 scalar) is 1.
+
+    Through the attributes by which torch's own GradScaler talks to fused optimizers: the decision stays on the device.
+    Seen on 2.15. Public: none (`GradScaler.step` sets the same attributes).
+    """
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.found_inf = found  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def end_allocation_to_pool(device_index: int, pool: tuple[int, int]) -> None:
+    """Tell the CUDA allocator that a capture into `pool` is over. Raises RuntimeError where it knows that already.
+
+    Needed on 2.11, whose captures that fail do not say so; 2.15's end in `CUDAGraph.reset`, which will be the public way.
+    """
+    torch._C._cuda_endAllocateToPool(device_index, pool)
+
+
+def release_pool(device_index: int, pool: tuple[int, int]) -> None:
+    """Give `pool` up, as the end of a capture's life does. Raises RuntimeError where that has happened.
+
+    Needed on 2.11 as `end_allocation_to_pool` is.
+    """
+    torch._C._cuda_releasePool(device_index, pool)
