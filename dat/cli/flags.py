@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -66,17 +66,25 @@ def parse_flags(
         raise UserError(_one_sentence(complaint.getvalue())) from None
 
 
-def flag_names(flags_type: Any, prefix: str = "") -> list[str]:
-    """Every flag that tyro makes of a dataclass, ``--no-`` forms included."""
+def flag_names(flags_type: Any, prefix: str = "", default: Any = None) -> list[str]:
+    """Every flag that tyro makes of a dataclass, ``--no-`` forms included.
+
+    Args:
+        default: a value of it; of a field that may hold one of several dataclasses the flags are those of the one it holds.
+    """
     names: list[str] = []
-    for name, hint in get_type_hints(flags_type, include_extras=True).items():
+    hints = get_type_hints(flags_type, include_extras=True)
+    for field in fields(flags_type):
+        hint, name = hints[field.name], field.name
         marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
         if any(mark in marks for mark in _NO_FLAGS):
             continue
-        bare = get_args(hint)[0] if marks else hint
+        value = getattr(default, name) if default is not None else field.default
+        bare = type(value) if is_dataclass(value) else get_args(hint)[0] if marks else hint
         renamed = next((mark.name for mark in marks if getattr(mark, "name", None) is not None), name)
         if is_dataclass(bare):
-            names += flag_names(bare, f"{prefix}{renamed}." if renamed else prefix)
+            own = value if is_dataclass(value) else None
+            names += flag_names(bare, f"{prefix}{renamed}." if renamed else prefix, own)
             continue
         flag = renamed.replace("_", "-")
         names.append(f"--{prefix.replace('_', '-')}{flag}")

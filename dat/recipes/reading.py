@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, is_dataclass, replace
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dat.cli.number_text import parse_number
 from dat.methods import method_entry
-from dat.recipes import Recipe, recipe, with_epochs
+from dat.recipes import Recipe, recipe, with_data_of, with_epochs
 from dat_engine.errors import UserError, did_you_mean
 from dat_engine.step.optimizer_settings import optimizer_settings
 
@@ -29,10 +30,9 @@ def recipe_from_dict(values: Mapping[str, Any], *, source: str = "this recipe") 
     for name in ("name", "method"):
         if not isinstance(values.get(name), str):
             raise UserError(f"{source} has no {name}, which every recipe has")
-    settings_type = type(method_entry(values["method"]).settings)
-    given = dict(values)
-    settings = _settings(settings_type, given.pop("settings", {}), None, "settings.", given, source)
-    return _settings(Recipe, {**given, "settings": settings}, None, "", {**given, "settings": settings}, source)
+    method_entry(values["method"])
+    place = _Place(method=values["method"], source=f"{source}: ")
+    return _settings(Recipe, {"settings": {}, **values}, None, "", place)
 
 
 def read_recipe_file(path: Path) -> tuple[Recipe, dict[str, Any]]:
@@ -53,14 +53,69 @@ def read_recipe_file(path: Path) -> tuple[Recipe, dict[str, Any]]:
     name, method = values.get("name"), values.get("method", "dat")
     if not isinstance(name, str) or not isinstance(method, str):
         raise UserError(f"{source} does not name its recipe; add a line such as name: cifar10-resnet18")
-    base = recipe(name, method)
-    given = dict(values)
-    settings = _settings(type(base.settings), given.get("settings", {}), base.settings, "settings.", values, source)
-    read = _settings(Recipe, {**given, "method": method, "settings": settings}, base, "", values, source)
-    schedule = given.get("schedule", {})
-    if read.epochs != base.epochs and "milestones" not in schedule:
-        read = with_epochs(_settings(Recipe, {"epochs": base.epochs}, read, "", values, source), read.epochs)
-    return read, dict(run)
+    fields = {key: value for key, value in values.items() if key not in ("name", "method")}
+    return with_fields(recipe(name, method), fields, source=source), dict(run)
+
+
+def with_fields(
+    base: Recipe, given: Mapping[str, Any], *, source: str | None = None, besides: Collection[str] = ()
+) -> Recipe:
+    """`base` with other values of the fields that are `given`, and of those that follow from them.
+
+    Fields of a group are ``{"model": {"width": 16}}`` or ``{"model.width": 16}``, or the group's whole dataclass; the
+    method's settings are the group ``settings``, or one of the method's own name (``{"dat.beta": 6}``, as its flags are).
+    Another number of epochs takes milestones and warm-up along, another crop frees what was published for the old one,
+    unless they are given themselves.
+
+    Args:
+        source: what the sentence of an error begins with: the file's name.
+        besides: names that a misspelt one may have meant instead of a field.
+
+    Raises:
+        UserError: a field that is not known, or whose value is of another type or out of range.
+    """
+    source = "" if source is None else f"{source}: "
+    nested = _nested_fields(given, base.method, source)
+    place = _Place(method=base.method, source=source, besides=tuple(besides))
+    settings = nested.get("settings", {})
+    read = _settings(Recipe, {**nested, "epochs": base.epochs}, base, "", place)
+    if "epochs" in nested:
+        epochs = _value(int, nested["epochs"], f"{source}epochs")
+        read = _with_epochs(read, epochs, nested.get("schedule", {}), source)
+    named = settings if isinstance(settings, Mapping) else [field.name for field in dataclass_fields(settings)]
+    return with_data_of(replace(read, data=base.data), read.data, keep=named)
+
+
+def _with_epochs(read: Recipe, epochs: int, schedule: Any, source: str) -> Recipe:
+    """`read` for another number of epochs; what `schedule` names of it stays."""
+    named = schedule if isinstance(schedule, Mapping) else [field.name for field in dataclass_fields(schedule)]
+    try:
+        moved = with_epochs(read, epochs).schedule if epochs > 0 else read.schedule
+        kept = {name: getattr(read.schedule, name) for name in ("milestones", "warmup_epochs") if name in named}
+        return replace(read, epochs=epochs, schedule=replace(moved, **kept))
+    except UserError as error:
+        raise UserError(f"{source}{error}") from None
+
+
+def _nested_fields(given: Mapping[str, Any], method: str, source: str) -> dict[str, Any]:
+    """Dotted names as groups within groups; the group of the method's name is its settings."""
+    nested: dict[str, Any] = {}
+    for dotted, value in given.items():
+        *groups, name = str(dotted).split(".")
+        if (groups or [name])[0].replace("_", "-") == method:
+            groups, name = (["settings", *groups[1:]], name) if groups else ([], "settings")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"{source}{dotted} is given beside the whole of {group}; give one of the two")
+        if isinstance(value, Mapping) and isinstance(inner.get(name), dict):
+            inner[name] = {**inner[name], **value}
+        elif name in inner:
+            raise UserError(f"{source}{dotted} is given twice; give it once")
+        else:
+            inner[name] = dict(value) if isinstance(value, Mapping) else value
+    return nested
 
 
 def _read_mapping(path: Path) -> Mapping[str, Any]:
@@ -88,42 +143,58 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def _settings(kind: Any, values: Any, base: Any, prefix: str, whole: Mapping[str, Any], source: str) -> Any:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Of which method's recipe a field is read, how a sentence about it begins, and what else its name may have meant."""
+
+    method: str
+    source: str
+    besides: tuple[str, ...] = ()
+
+
+def _settings(kind: Any, values: Any, base: Any, prefix: str, place: _Place) -> Any:
     """A dataclass of type `kind` out of a dictionary; what that lacks comes from `base`, or is the type's default."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{source}: {prefix.rstrip('.')} must hold fields; got {values!r}")
+        raise UserError(f"{place.source}{prefix.rstrip('.')} must hold fields; got {values!r}")
     hints = _hints(kind)
     for name in values:
         if name not in hints:
-            known = field_names(whole.get("method"))
-            raise UserError(f"{source}: a recipe has no field {prefix}{name}{did_you_mean(f'{prefix}{name}', known)}")
+            near = did_you_mean(f"{prefix}{name}", [*field_names(place.method), *place.besides])
+            raise UserError(f"{place.source}a recipe has no field {prefix}{name}{near}")
     arguments = {}
-    for field in fields(kind):
+    for field in dataclass_fields(kind):
         name = field.name
         inherited = None if base is None else getattr(base, name)
         if name not in values:
             if base is not None:
                 arguments[name] = inherited
             elif field.default is MISSING and field.default_factory is MISSING:
-                raise UserError(f"{source} lacks {prefix}{name}")
+                raise UserError(f"{place.source.removesuffix(': ')} lacks {prefix}{name}")
             continue
-        nested = _nested(hints[name], values[name], inherited)
-        if nested is not None:
-            own = inherited if type(inherited) is nested else None
-            arguments[name] = _settings(nested, values[name], own, f"{prefix}{name}.", whole, source)
+        nested = _nested(kind, name, values[name], inherited, place)
+        if nested is None:
+            arguments[name] = _value(hints[name], values[name], f"{place.source}{prefix}{name}")
+        elif type(values[name]) is nested:
+            arguments[name] = values[name]
         else:
-            arguments[name] = _value(hints[name], values[name], f"{source}: {prefix}{name}")
+            own = inherited if type(inherited) is nested else None
+            arguments[name] = _settings(nested, values[name], own, f"{prefix}{name}.", place)
     try:
         return kind(**arguments)
     except UserError as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(f"{place.source}{error}") from None
 
 
-def _nested(hint: Any, values: Any, inherited: Any) -> Any:
+def _nested(kind: Any, name: str, values: Any, inherited: Any, place: _Place) -> Any:
     """The dataclass that a field holds, among several the one of the `kind` that is named; None for a plain value."""
+    if kind is Recipe and name == "settings":
+        return type(method_entry(place.method).settings)
+    hint = _hints(kind)[name]
     choices = [choice for choice in (get_args(hint) or (hint,)) if is_dataclass(choice)]
     if not choices:
         return None
+    if type(values) in choices:
+        return type(values)
     if len(choices) == 1:
         return choices[0]
     if isinstance(values, Mapping) and "kind" in values:
@@ -151,7 +222,7 @@ def _names_below(kind: Any, prefix: str) -> list[str]:
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: hints[field.name] for field in dataclass_fields(kind)}
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:

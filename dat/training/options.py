@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from dat_engine.errors import UserError
+from dat_engine.run.interval import parse_interval
 from dat_engine.run.stop import parse_duration
 
 DEFAULT_DATA_ROOT = Path("data")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointOptions:
+    """When checkpoints are written and how many remain."""
+
+    every: str = "10m"
+    """Besides every epoch: a duration (10m) or a number of steps (500); epoch: at the ends of epochs only."""
+    keep: int = 2
+    """How many of the newest remain, besides the best one."""
+
+    def __post_init__(self) -> None:
+        parse_interval(self.every)
+        if self.keep < 1:
+            raise UserError(f"checkpoint.keep must be at least 1, better 2; got {self.keep}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +45,9 @@ class RunOptions:
     """Stop after this many steps."""
     time_limit: str | None = None
     """Stop and save after this long, e.g. 9m, 90s, 1h30m; --resume goes on."""
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    deterministic: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Same seed, same bits, on one machine: choose deterministic algorithms everywhere, and stop where there is none."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the run directory from its newest checkpoint; recipe and flags are those of its config.json."""
     config: Path | None = None
@@ -50,6 +69,8 @@ class RunOptions:
             "max_steps": self.max_steps,
             "time_limit": self.time_limit,
             "progress": self.progress,
+            "checkpoint": {"every": self.checkpoint.every, "keep": self.checkpoint.keep},
+            "deterministic": self.deterministic,
         }
 
 
@@ -59,12 +80,27 @@ def run_options_from_dict(values: Mapping[str, Any], *, run_dir: Path) -> RunOpt
     Raises:
         UserError: values of another type.
     """
-    known = {name: values[name] for name in ("device", "max_steps", "time_limit", "progress") if name in values}
-    types: dict[str, Any] = {"device": str, "max_steps": int, "time_limit": str, "progress": str}
+    types: dict[str, Any] = {"device": str, "max_steps": int, "time_limit": str, "progress": str, "deterministic": bool}
+    known = _of_types(values, types, "run", run_dir)
+    checkpoint = values.get("checkpoint", {})
+    if not isinstance(checkpoint, Mapping):
+        raise UserError(f"{run_dir / 'config.json'} is damaged: run.checkpoint is {checkpoint!r}")
+    return RunOptions(
+        data_root=recorded_data_root(values) or DEFAULT_DATA_ROOT,
+        run_dir=run_dir,
+        checkpoint=CheckpointOptions(**_of_types(checkpoint, {"every": str, "keep": int}, "run.checkpoint", run_dir)),
+        **known,
+    )
+
+
+def _of_types(values: Mapping[str, Any], types: Mapping[str, type], where: str, run_dir: Path) -> dict[str, Any]:
+    """Those of the named values that are there."""
+    known = {name: values[name] for name in types if name in values}
     for name, value in known.items():
-        if value is not None and not isinstance(value, types[name]):
-            raise UserError(f"{run_dir / 'config.json'} is damaged: run.{name} is {value!r}")
-    return RunOptions(data_root=recorded_data_root(values) or DEFAULT_DATA_ROOT, run_dir=run_dir, **known)
+        optional = name in ("device", "max_steps", "time_limit")
+        if not (isinstance(value, types[name]) or (value is None and optional)):
+            raise UserError(f"{run_dir / 'config.json'} is damaged: {where}.{name} is {value!r}")
+    return known
 
 
 def recorded_data_root(values: Mapping[str, Any]) -> Path | None:

@@ -30,16 +30,18 @@ from dat.training.build import (
 )
 from dat.training.options import RunOptions
 from dat.training.rate_drops import say_when_rate_drops
-from dat.training.resumption import refuse_other_numbers, same_experiment
-from dat.training.trained import checkpoint_identity
+from dat.training.resumption import RATE, experiment_difference, flag_of, refuse_other_numbers
+from dat.training.trained import checkpoint_identity, classifier_state
 from dat_engine.data import DataError, ImageSource
 from dat_engine.distributed import Processes, ProcessesError, join
 from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.display import Display, open_display
 from dat_engine.run.durable_file import replacing
+from dat_engine.run.interval import parse_interval
 from dat_engine.run.run_directory import RunDirectory, refuse_taken
 from dat_engine.run.stop import Stop, parse_duration, process_start
 from dat_engine.run.trainer import Ending, Trainer, TrainingPlan
+from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.training_step import TrainingStep
 
 LAUNCH_FILE = ".launch"
@@ -85,8 +87,8 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         trainer = _trainer(recipe, options, step, data, run, display, processes)
         if run.checkpoints.step_paths():
             trainer.resume()
-        elif resume and processes.is_main:  # it was killed before its first checkpoint
-            run.truncate_metrics(0)
+        elif resume:  # it was killed before its first checkpoint
+            begin_again(run, path, processes)
         ending, stopped = _train(trainer, limit, path)
         if stopped is None:
             try:
@@ -115,6 +117,12 @@ def _train(trainer: Trainer, limit: float | None, path: Path) -> tuple[Ending, s
             raise ProcessesError(
                 f"{error}, which has died; go on from the newest checkpoint: dat train --resume --run-dir {path}"
             ) from error
+        except NonFiniteError as error:
+            rate = trainer.plan.learning_rate
+            raise NonFiniteError(
+                f"{error}; the newest checkpoint holds them: go on at a lower rate with: dat train --resume --run-dir {path} "
+                f"{flag_of(RATE, '')} {rate / 4:g}"
+            ) from error
         except torch.OutOfMemoryError as error:
             raise RunFailedError(
                 f"{trainer.step.device} has too little memory for this step; use a smaller --batch-size or --model.width"
@@ -134,16 +142,37 @@ def _open_run(recipe: Recipe, options: RunOptions, path: Path, resume: bool, pro
         processes.barrier()
         return RunDirectory.open(path)
     if resume:
-        run = RunDirectory.resume(path)
+        run = RunDirectory.resume(path, keep_checkpoints=options.checkpoint.keep)
         if (run.config, run.options) != (recipe.to_dict(), options.to_dict()):
             run.rewrite_config(recipe.to_dict(), options.to_dict())
     else:
-        run = RunDirectory.create(path, recipe.to_dict(), options=options.to_dict())
+        run = RunDirectory.create(
+            path, recipe.to_dict(), options=options.to_dict(), keep_checkpoints=options.checkpoint.keep
+        )
         if processes.world_size > 1:
             with replacing(path / LAUNCH_FILE) as file:  # in place of a link by that name too, not through it
                 file.write(_launch().encode())
     processes.barrier()
     return run
+
+
+def begin_again(run: RunDirectory, path: Path, processes: Processes) -> None:
+    """Of a run without checkpoints: start from its beginning, unless that would throw away what it has trained.
+
+    Under torchrun, which has started the processes anew by itself, there is nobody to ask and nothing older to lose.
+
+    Raises:
+        UserError: it has trained; says how to go on with it or start it again.
+    """
+    why = run.why_it_cannot_begin_again() if processes.restarts == 0 else None
+    processes.barrier()  # nobody looks at figures that the first process has dropped
+    if why is not None:
+        raise UserError(
+            f"{path} has no checkpoint to go on from, but {why}; put its checkpoints back, or start it from its beginning "
+            f"with: dat train --config {path}/config.json --run-dir ANOTHER"
+        )
+    if processes.is_main:
+        run.truncate_metrics(0, lines=0)
 
 
 def _launch() -> str:
@@ -197,6 +226,7 @@ def _trainer(
         schedule=recipe.schedule,
         max_steps=options.max_steps,
         log_every=recipe.log_every,
+        checkpoints=parse_interval(options.checkpoint.every),
     )
     return Trainer(
         step,
@@ -206,7 +236,7 @@ def _trainer(
         display,
         processes=processes,
         identity=checkpoint_identity(recipe, data.train),
-        same_experiment=same_experiment,
+        difference=experiment_difference,
         execute=executor(recipe, step, processes),
         validate=None if validation is None else validate,
         select_by=METHODS[recipe.method].select_by,
@@ -224,9 +254,13 @@ def _evaluate_result(
     attacks: Sequence[str],
 ) -> None:
     processes = trainer.processes
-    best = run.checkpoints.best_path.exists()
-    if best:
-        model.load_state_dict(run.checkpoints.load_best()["training"]["model"])
+    best = False
+    if (
+        run.checkpoints.best_path.exists()
+    ):  # a damaged one is warned of, and the newest, which is the model itself, evaluated
+        selected, source = run.checkpoints.load_selected()
+        model.load_state_dict(classifier_state(selected, model, source))
+        best = source == run.checkpoints.best_path
     started = time.perf_counter()
     result = evaluate(
         model,

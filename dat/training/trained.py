@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dat.recipes import Recipe
 from dat.recipes.reading import recipe_from_dict
@@ -17,6 +18,7 @@ from dat_engine.data import ImageSource
 from dat_engine.errors import UserError
 from dat_engine.run.checkpoint import CheckpointError, load
 from dat_engine.run.run_directory import RunDirectory
+from dat_engine.run.training_state import first_difference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,29 +52,53 @@ def load_trained(source: Path, device: torch.device) -> Trained:
     if not source.exists():
         raise UserError(f"{source} is neither a run directory nor a checkpoint: there is no such file")
     if source.is_dir():
-        checkpoints = RunDirectory.open(source).checkpoints
-        if checkpoints.best_path.exists():
-            path, state = checkpoints.best_path, checkpoints.load_best(device=device)
-        else:
-            state, path = checkpoints.load_newest(device=device)
+        state, path = RunDirectory.open(source).checkpoints.load_selected(device=device)
     else:
         path, state = source, load(source, device=device)
-    if "identity" not in state or "training" not in state:
-        raise CheckpointError(f"{path} is not a checkpoint of a training run")
-    identity = state["identity"]
-    recipe = recipe_from_dict(identity["recipe"])
-    channels, height, width = identity["image_shape"]
-    class_names = tuple(identity["class_names"])
-    model = build_model(recipe, len(class_names), (channels, height, width)).to(device)
-    model.load_state_dict(state["training"]["model"])
+    recipe, class_names, image_shape = _identity(state, path)
+    model = build_model(recipe, len(class_names), image_shape).to(device)
+    model.load_state_dict(classifier_state(state, model, path))
     return Trained(
         model=model.eval(),
         recipe=recipe,
         class_names=class_names,
-        image_shape=(channels, height, width),
+        image_shape=image_shape,
         path=path,
         data_root=_data_root(source if source.is_dir() else source.resolve().parent.parent),
     )
+
+
+def classifier_state(state: Mapping[str, Any], model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The state dict of `model` in a training state read from `path`.
+
+    Raises:
+        CheckpointError: it is another network's, or none; names the first difference.
+    """
+    training = state.get("training")
+    found = training.get("model") if isinstance(training, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{path} is not a checkpoint of a training run: it holds no classifier")
+    difference = first_difference(found, model.state_dict())
+    if difference is not None:
+        raise CheckpointError(
+            f"{path} does not hold the classifier that its recipe describes: {difference}; use another checkpoint of that run"
+        )
+    return dict(found)
+
+
+def _identity(state: Mapping[str, Any], path: Path) -> tuple[Recipe, tuple[str, ...], tuple[int, int, int]]:
+    """What `checkpoint_identity` wrote."""
+    identity = state.get("identity")
+    if not isinstance(identity, Mapping) or not isinstance(identity.get("recipe"), Mapping):
+        raise CheckpointError(f"{path} is not a checkpoint of a training run: it names no recipe")
+    names, shape = identity.get("class_names"), identity.get("image_shape")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path} is damaged: class_names is no list of names; use another checkpoint of that run")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
+        raise CheckpointError(f"{path} is damaged: image_shape is {shape!r}, not three sizes; use another of that run")
+    recipe = recipe_from_dict(identity["recipe"], source=str(path))
+    channels, height, width = shape
+    return recipe, tuple(names), (channels, height, width)
 
 
 def _data_root(run: Path) -> Path | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dat.cli.evaluate_flags import EvaluateFlags, parse_evaluate_flags
+from dat.cli.flags import take_flag
 from dat.cli.main import COMMANDS
 from dat.cli.profile_flags import parse_profile_flags
 from dat.cli.train_flags import parse_train_flags
@@ -55,6 +56,19 @@ def parse_command(words: Sequence[str]) -> None:
             raise ValueError(f"dat {' '.join(words)} exits with {exit_.code}") from None
 
 
+def _train(words: Sequence[str]) -> None:
+    """As the command, but for the run or the recipe file that a line names, which need not be there: a recipe stands for it."""
+    file, rest = take_flag(words, "--config")
+    resume = "--resume" in words
+    if file is None and not resume:
+        parse_train_flags(words)
+        return
+    named = bool(rest) and not rest[0].startswith("-")
+    if resume and (file is not None or (not named and take_flag(rest, "--run-dir")[0] is None)):
+        parse_train_flags(words)  # which says what is wrong with it
+    parse_train_flags([*([] if named else [_EXAMPLE]), *(word for word in rest if word != "--resume")])
+
+
 def _evaluate(words: Sequence[str]) -> None:
     parse_attacks(parse_evaluate_flags(words).attacks)
 
@@ -65,7 +79,7 @@ def _no_words(words: Sequence[str]) -> None:
 
 
 _PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
-    "train": parse_train_flags,
+    "train": _train,
     "profile": parse_profile_flags,
     "evaluate": _evaluate,
     "recipes": _no_words,

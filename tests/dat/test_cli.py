@@ -113,12 +113,17 @@ def test_resume_after_a_time_limit_equals_an_uninterrupted_run(tmp_path, capsys)
     assert parts["accuracy"] == whole["accuracy"]
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, capsys):
     assert train(tmp_path / "whole", "--epochs", "1") == 0
     assert train(tmp_path / "run", "--epochs", "1") == 0
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.unlink()
     (tmp_path / "run" / "summary.json").unlink()
+    assert (
+        f"goes to step 4; put its checkpoints back, or start it from its beginning with: dat train --config {tmp_path}"
+        in (refused(capsys, "train", "--resume", "--run-dir", str(tmp_path / "run")))
+    )
+    (tmp_path / "run" / "metrics.jsonl").write_text("")  # as before its first row
     assert train(tmp_path / "run", "--epochs", "1", "--resume") == 0
     rows, expected = (
         [json.loads(line)["step"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import dat.cli
 from dat.cli import main
 from dat.cli.evaluate_flags import parse_evaluate_flags
+from dat.cli.main import COMMANDS
 from dat.cli.train_flags import parse_train_flags
 from dat_engine.data import DataError
 from dat_engine.errors import UserError
@@ -58,7 +58,7 @@ def test_a_defect_shows_its_traceback_and_exits_1(monkeypatch, capsys, error):
     def fails(_):
         raise error
 
-    monkeypatch.setitem(dat.cli.COMMANDS, "recipes", (fails, ""))
+    monkeypatch.setitem(COMMANDS, "recipes", (fails, ""))
     assert main(["recipes"]) == 1
     written = capsys.readouterr().err
     assert "Traceback" in written and type(error).__name__ in written
@@ -76,7 +76,7 @@ def test_warnings_come_in_the_commands_voice_and_once(monkeypatch, capsys):
             warnings.warn_explicit("the disk\nis slow", UserWarning, "somewhere.py", line)
         return 0
 
-    monkeypatch.setitem(dat.cli.COMMANDS, "recipes", (warns, ""))
+    monkeypatch.setitem(COMMANDS, "recipes", (warns, ""))
     assert main(["recipes"]) == 0
     assert capsys.readouterr().err == "dat recipes: warning: the disk is slow\n"
 

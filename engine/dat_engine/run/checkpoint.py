@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -165,6 +166,23 @@ class CheckpointFolder:
                     warnings.warn(f"{error}; falling back to {older.name}", RuntimeWarning, stacklevel=2)
         raise CheckpointError(f"no checkpoint in {self.path} can be read: " + "; ".join(faults))
 
+    def load_selected(self, *, device: str | torch.device = "cpu") -> tuple[dict[str, Any], Path]:
+        """The best checkpoint where one was selected, else the newest, and its path.
+
+        A damaged best checkpoint does not undo a training: the newest stands in for it, with a RuntimeWarning that names it.
+        Raises CheckpointError and CheckpointFormatError as `load_newest` does.
+        """
+        if os.path.lexists(self.best_path):
+            try:
+                return self.load_best(device=device), self.best_path
+            except CheckpointFormatError:
+                raise
+            except CheckpointError as error:
+                if not self.step_paths():
+                    raise
+                warnings.warn(f"{error}; the newest checkpoint stands in for it", RuntimeWarning, stacklevel=2)
+        return self.load_newest(device=device)
+
     def load_best(self, *, device: str | torch.device = "cpu") -> dict[str, Any]:
         """The state that `save_best` wrote last. Raises CheckpointError as `load` does."""
         return load(self.best_path, device=device)
@@ -173,11 +191,12 @@ class CheckpointFolder:
         try:
             refuse_link(self.path)
             if not self.path.is_dir():
-                self.path.mkdir(parents=True, exist_ok=True)
+                # without its parents: a run directory that was removed meanwhile does not come back as half of one
+                self.path.mkdir(exist_ok=True)
                 sync_directory(self.path.parent)
             remove_leftovers(self.path)
         except OSError as error:
-            raise CheckpointError(f"cannot write checkpoints to {self.path}: {error.strerror or error}") from error
+            raise CheckpointError(_why_unwritten(path, None, error)) from error
         except ValueError as error:
             raise CheckpointError(str(error)) from error
         save(path, state)
@@ -236,10 +255,13 @@ def _why_unreadable(path: Path) -> str:
     return f"the checkpoint {path} is damaged: its header does not describe its content"
 
 
-def _why_unwritten(path: Path, size: int, error: OSError) -> str:
+def _why_unwritten(path: Path, size: int | None, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        how_large = "" if size is None else f" ({size / 2**20:.1f} MiB)"
         return (
-            f"no space left on the disk for the checkpoint {path} ({size / 2**20:.1f} MiB); "
-            "the older checkpoints are whole: free some space and go on with --resume"
+            f"no space left on the disk, or no file names, for the checkpoint {path}{how_large}; "
+            "the older checkpoints are whole: free some and go on with --resume"
         )
+    if not os.path.lexists(path.parent.parent):
+        return f"cannot write the checkpoint {path}: {path.parent.parent} has been removed while the run wrote into it"
     return f"cannot write the checkpoint {path}: {error.strerror or error}; the older checkpoints are whole"

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from dat_engine.errors import UserError
+
 _PARTIAL = ".partial"
 
 
@@ -35,12 +37,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise ValueError when `path`, which is about to be written (in), is a symbolic link, dangling or not.
+    """Raise UserError when `path`, which is about to be written (in), is a symbolic link, dangling or not.
 
     Whoever hands over a run directory could otherwise have any file of the user overwritten.
     """
     if os.path.islink(path):  # Path.is_symlink raises where a directory on the way may not be searched
-        raise ValueError(
+        raise UserError(
             f"{path} is a symbolic link, and nothing in a run directory is written through links; "
             "put what it points to in its place, or use another --run-dir"
         )

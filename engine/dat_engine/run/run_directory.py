@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dat_engine.errors import UserError
+from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.checkpoint import CheckpointFolder
-from dat_engine.run.durable_file import refuse_link, replacing, sync_directory
+from dat_engine.run.durable_file import refuse_link, remove_leftovers, replacing, sync_directory
 from dat_engine.run.environment import describe_environment
 from dat_engine.run.lock import RunLock
 from dat_engine.run.metrics import MetricsLog, finite
@@ -114,6 +115,7 @@ class RunDirectory:
             lock = RunLock(path)
         except OSError as error:
             raise UserError(f"cannot write to the run directory {path}: {error.strerror or error}") from error
+        remove_leftovers(path)
         return cls(path, config, options, environment, lock, keep_checkpoints)
 
     def rewrite_config(self, config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -130,9 +132,16 @@ class RunDirectory:
         document = json.loads(text)
         self.config, self.options = document["recipe"], document["run"]
 
-    def truncate_metrics(self, after_step: int) -> None:
-        """Forget figures of steps beyond `after_step`, the step of the checkpoint that training goes on from."""
-        self.metrics.truncate(after_step)
+    def truncate_metrics(self, after_step: int, *, lines: int | None = None) -> None:
+        """Forget figures of steps beyond `after_step`, the step of the checkpoint that training goes on from.
+
+        Args:
+            lines: how many lines there were when that checkpoint was written.
+
+        Raises:
+            RunFailedError: the log cannot be written.
+        """
+        self.metrics.truncate(after_step, lines=lines)
         self._purge_step = after_step + 1
 
     def tensorboard(self) -> "SummaryWriter":
@@ -144,10 +153,36 @@ class RunDirectory:
             self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._purge_step)
         return self._writer
 
+    def add_scalars(self, chart: str, values: Mapping[str, float], step: int) -> None:
+        """Draw each value at `step` into the chart that TensorBoard groups them by.
+
+        Raises:
+            RunFailedError: the events cannot be written, now or since the call before.
+        """
+        try:
+            for name, value in values.items():
+                self.tensorboard().add_scalar(f"{chart}/{name}", value, step)
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot write TensorBoard's events to {self.path / 'tensorboard'}: {error.strerror or error}; the checkpoints "
+                "so far are whole: mend that and go on with --resume"
+            ) from error
+
+    def why_it_cannot_begin_again(self) -> str | None:
+        """Of a run without a checkpoint: what says that it has trained, so that to begin again would overwrite it.
+
+        None where it was killed before its first step was logged: nothing is lost by beginning again.
+        """
+        for name in ("summary.json", "checkpoints/best.safetensors"):
+            if os.path.lexists(self.path / name):
+                return f"it has {name}"
+        steps = max((row["step"] for row in self.metrics.rows() if isinstance(row.get("step"), int)), default=0)
+        return f"its metrics.jsonl goes to step {steps}" if steps else None
+
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """Replace summary.json, atomically; nan and infinities become null.
 
-        Raises TypeError for what is not JSON, ValueError when it cannot be written or is a symbolic link.
+        Raises TypeError for what is not JSON, RunFailedError when it cannot be written, ValueError when it is a symbolic link.
         """
         path = self.path / "summary.json"
         refuse_link(path)
@@ -156,7 +191,10 @@ class RunDirectory:
             with replacing(path) as file:
                 file.write(text.encode())
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            raise RunFailedError(
+                f"cannot write {path}: {error.strerror or error}; the checkpoints are whole: mend that, and --resume evaluates "
+                "again"
+            ) from error
         return path
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -168,8 +206,16 @@ class RunDirectory:
         """Close metrics and events and let go of the lock; a second call does nothing."""
         self.metrics.close()
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            try:
+                writer.close()
+            except OSError as error:  # figures are in metrics.jsonl too; an error of the run itself must not be hidden
+                warnings.warn(
+                    f"the last of TensorBoard's events could not be written to {self.path / 'tensorboard'}: "
+                    f"{error.strerror or error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,16 +13,24 @@ from torch import Tensor, nn
 
 from dat_engine.data import Batch, Loader, prefetched
 from dat_engine.distributed import Processes
+from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.checkpoint import CheckpointError
+from dat_engine.run.checkpoint_writer import CheckpointWriter
 from dat_engine.run.display import Display, EpochRow
+from dat_engine.run.interval import EPOCHS_ONLY, Interval
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop
+from dat_engine.run.training_state import STATE_VERSION, check_state_version, check_training_state
+from dat_engine.run.unequal import first_unequal
+from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.means import StepMeans
 from dat_engine.step.optimizers import set_learning_rate
 from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
 
 Ending = Literal["finished", "step limit", "time limit", "signal"]
+NON_FINITE = "non-finite"
+"""What the last row of metrics.jsonl gives as `ending` where too many steps in a row were not finite."""
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -37,6 +45,8 @@ class TrainingPlan:
     """Stop after this many steps of the whole run, wherever in an epoch that is."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl; the only points at which the host waits for the device."""
+    checkpoints: Interval = EPOCHS_ONLY
+    """When checkpoints are written besides the ends of epochs."""
 
 
 @dataclass(slots=True)
@@ -60,8 +70,8 @@ class Trainer:
         validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
             maximises. None: no validation, and the newest checkpoint is the result.
         identity: JSON description of the experiment, stored in every checkpoint; one of another experiment is refused.
-        same_experiment: tells from a checkpoint's identity and the run's own whether they are one experiment's; default:
-            whether they are equal.
+        difference: says from a checkpoint's identity and the run's own what makes them two experiments' (None: they are
+            one's); default: where they are not equal.
     """
 
     def __init__(
@@ -74,7 +84,7 @@ class Trainer:
         *,
         processes: Processes = ONE_PROCESS,
         identity: Mapping[str, Any],
-        same_experiment: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = operator.eq,
+        difference: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None] = first_unequal,
         execute: Callable[[Batch], dict[str, Tensor]] | None = None,
         validate: Validate | None = None,
         select_by: str = "pgd20",
@@ -87,13 +97,14 @@ class Trainer:
         self.processes = processes
         self.execute = execute or step
         self.identity = dict(identity)
-        self.same_experiment = same_experiment
+        self.difference = difference
         self.validate = validate
         self.select_by = select_by
         self._position = _Position()
         self._epoch_means = StepMeans()
         self._recent_means = StepMeans()
         self._epoch_started = time.perf_counter()
+        self._writer = CheckpointWriter(run.checkpoints, plan.checkpoints)
 
     def resume(self) -> None:
         """Take up the newest readable checkpoint of the run directory, of as many processes as it may have been.
@@ -103,16 +114,22 @@ class Trainer:
         same share of its images.
 
         Raises:
-            CheckpointError: none is readable, or it belongs to another experiment.
+            CheckpointError: none is readable, or it belongs to another experiment or is built otherwise than this run's.
+            RunFailedError: the figures of later steps cannot be dropped.
         """
         state, path = self.run.checkpoints.load_newest(device=self.step.device)
-        if not self.same_experiment(state.get("identity", {}), self.identity):
-            raise CheckpointError(f"{path} is a checkpoint of another recipe; start a new run in another --run-dir")
+        check_state_version(state, path)
+        difference = self.difference(state.get("identity", {}), self.identity)
+        if difference is not None:
+            raise CheckpointError(
+                f"{path} is a checkpoint of another recipe ({difference}); start a new run in another --run-dir"
+            )
+        check_training_state(state, self._own_state(), path)
         self.step.load_state_dict(state["training"])
         self._position = _Position(**state["position"])
         self._take_up(state["processes"])
         if self.processes.is_main:
-            self.run.truncate_metrics(self._position.step)
+            self.run.truncate_metrics(self._position.step, lines=state["metrics_lines"])
 
     @property
     def seconds(self) -> float:
@@ -136,20 +153,40 @@ class Trainer:
     def train(self, stop: Stop) -> Ending:
         """Train to the end of the plan or until interrupted, at a step's end; a checkpoint is written either way.
 
+        Checkpoints are written by another thread while training goes on; the last one is on disk when this returns.
+
         Raises:
             NonFiniteError: too many steps in a row were skipped: found after the last of them on a CPU, a few steps later on
-                a GPU, which nobody waits for; nothing changes meanwhile.
+                a GPU, which nobody waits for; nothing changes meanwhile. The newest checkpoint then holds what the last good
+                step left.
             DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
-            CheckpointError: a checkpoint cannot be written.
+            CheckpointError: a checkpoint cannot be written: raised between the steps after which it is known.
+            RunFailedError: figures cannot be written.
         """
+        self._writer.start_from(self._position.step)
+        try:
+            ending = self._train(stop)
+        except NonFiniteError:
+            self._leave_what_the_last_good_step_left()
+            raise
+        except BaseException:
+            with contextlib.suppress(UserError, OSError):  # let the thread end; the first error is the one to hear of
+                self._writer.wait()
+            raise
+        self._writer.wait()
+        self.processes.barrier()
+        return ending
+
+    def _train(self, stop: Stop) -> Ending:
         position = self._position
         while position.epoch < self.plan.epochs:
             ending = self._train_epoch(stop)
             if ending is not None:
                 self.step.guard.raise_if_diverged(step=position.step)
+                self._save()
+                # after the snapshot: who resumes with a higher limit fills the window up and logs it whole
                 if ending == "step limit" and self._recent_means.sums:
                     self._log_step(float(self.step.optimizer.param_groups[0]["lr"]), None)
-                self._save()
                 return ending
             self._finish_epoch()
         return "finished"
@@ -199,14 +236,20 @@ class Trainer:
             NonFiniteError: too many steps in a row were skipped, and one of the processes has heard of it.
         """
         reason, diverged = stop.reason, self.step.guard.seen_to_diverge()
+        unfinished = self._position.step_in_epoch < self.loader.steps_per_epoch  # else the epoch's end writes one
+        due = self.processes.is_main and unfinished and self._writer.is_due(self._position.step)
         asked = self.processes.total(
-            {"signal": reason == "signal", "time limit": reason == "time limit", "diverged": diverged}
+            {"signal": reason == "signal", "time limit": reason == "time limit", "diverged": diverged, "save": due}
         )
         if asked["diverged"]:
             self.step.guard.raise_if_diverged(step=self._position.step)
         if asked["signal"]:
             return "signal"
-        return "time limit" if asked["time limit"] else None
+        if asked["time limit"]:
+            return "time limit"
+        if asked["save"]:
+            self._save(passing=True)
+        return None
 
     @property
     def _images_per_step(self) -> int:
@@ -275,11 +318,7 @@ class Trainer:
         }
         self._write(row)
         self._add_scalars("validation", validation)
-        if improved:
-            best = self._state()
-            if self.processes.is_main:
-                self.run.checkpoints.save_best(best)
-        self._save()
+        self._save(best=improved)
         self.display.epoch_end(
             EpochRow(
                 epoch=position.epoch,
@@ -300,8 +339,7 @@ class Trainer:
 
     def _add_scalars(self, chart: str, values: Mapping[str, float]) -> None:
         if self.processes.is_main:
-            for name, value in values.items():
-                self.run.tensorboard().add_scalar(f"{chart}/{name}", value, self._position.step)
+            self.run.add_scalars(chart, values, self._position.step)
 
     def _share_statistics(self) -> None:
         """Give every process the mean of all processes' running statistics, so that all validate the same model."""
@@ -309,23 +347,51 @@ class Trainer:
             everyone = self.processes.gather({"statistics": self.step.guard.statistics})
             self.step.guard.statistics.copy_(torch.stack([part["statistics"] for part in everyone]).mean(dim=0))
 
-    def _save(self) -> None:
-        """Write a checkpoint; every process takes part."""
+    def _save(self, *, best: bool = False, passing: bool = False) -> None:
+        """Have a checkpoint written; every process takes part in gathering it, here and now."""
         position, state = self._position, self._state()
         if self.processes.is_main:
-            self.run.checkpoints.save(state, step=position.step, epoch=position.epoch)
+            self._writer.save(state, step=position.step, epoch=position.epoch, best=best, passing=passing)
+
+    def _leave_what_the_last_good_step_left(self) -> None:
+        """After too many bad steps: a checkpoint to go on from, with another rate or more precision, past their batches.
+
+        The guard has kept weights, moments and statistics from before; the count of bad steps begins anew. A row of
+        metrics.jsonl says how the run ended.
+        """
+        state = self._state()
+        state["training"]["guard"]["consecutive"].zero_()
+        if self.processes.is_main:
+            position = self._position
+            with contextlib.suppress(UserError):
+                self._writer.wait()
+            with contextlib.suppress(UserError, RunFailedError):  # that training diverged is what there is to say
+                self._writer.save(state, step=position.step, epoch=position.epoch)
+                self._writer.wait()
+                self._write({"step": position.step, "epoch": position.epoch + 1, "ending": NON_FINITE})
         self.processes.barrier()
 
     def _state(self) -> dict[str, Any]:
-        position = self._position
-        own = {
+        own = self._own_part()
+        # not gathered where there is nobody to gather from: that would wait for the device
+        parts = [own] if self.processes.world_size == 1 else self.processes.gather(own)
+        return {**self._own_state(), "processes": parts}
+
+    def _own_part(self) -> dict[str, Any]:
+        return {
             "generator": self.step.generator.get_state(),
             "statistics": self.step.guard.statistics,
             "epoch_sums": self._epoch_means.sums,
             "recent_sums": self._recent_means.sums,
         }
+
+    def _own_state(self) -> dict[str, Any]:
+        """The state with this process's part alone."""
+        position = self._position
         return {
-            "processes": self.processes.gather(own),
+            "state_version": STATE_VERSION,
+            "processes": [self._own_part()],
+            "metrics_lines": self.run.metrics.lines if self.processes.is_main else 0,
             "identity": self.identity,
             "training": self.step.state_dict(),
             "position": {

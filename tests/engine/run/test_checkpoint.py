@@ -401,7 +401,7 @@ folder.save({"w": torch.zeros(1000)}, step=3, epoch=0)
 
 class TestFolder:
     def test_keeps_the_newest_and_adds_step_and_epoch(self, tmp_path):
-        folder = CheckpointFolder(tmp_path / "runs" / "checkpoints", keep=2)
+        folder = CheckpointFolder(tmp_path / "checkpoints", keep=2)
         for step in (10, 20, 30):
             path = folder.save(small_state(step), step=step, epoch=step // 10)
         assert path.name == "step-00000030.safetensors"

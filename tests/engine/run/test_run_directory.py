@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import dat_engine.run.durable_file
+from dat_engine.errors import RunFailedError
 from dat_engine.run.environment import _source_commit, describe_environment
 from dat_engine.run.lock import RunLock
 from dat_engine.run.metrics import MetricsLog
@@ -373,10 +374,12 @@ class TestMetrics:
             def write(self, line):
                 return file.write(line[:4])  # what the kernel does when the last block fills up
 
+            fileno = staticmethod(file.fileno)
+
             close = staticmethod(file.close)
 
         log._file = Full()
-        with pytest.raises(ValueError, match=r"cannot write figures to .*metrics\.jsonl: No space left"):
+        with pytest.raises(RunFailedError, match=r"cannot write figures to .*metrics\.jsonl: No space left"):
             log.append({"step": 2})
         log.append({"step": 3})
         assert log.rows() == [{"step": 1}, {"step": 3}]
@@ -390,7 +393,7 @@ class TestSummaryAndEvents:
             assert run.read_summary() == {"natural": 84.17, "aa": None}
             with (
                 monkeypatch.context() as patch,
-                pytest.raises(ValueError, match=r"cannot write .*summary\.json: No space"),
+                pytest.raises(RunFailedError, match=r"cannot write .*summary\.json: No space"),
             ):
                 patch.setattr(os, "fsync", raise_full)
                 run.write_summary({"natural": 0.0})
