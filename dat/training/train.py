@@ -18,7 +18,6 @@ from dat.recipes import Recipe
 from dat.recipes.reading import recipe_from_dict
 from dat.training.build import (
     TrainingData,
-    build_method,
     build_model,
     build_step,
     check_without_data,
@@ -39,6 +38,7 @@ from dat_engine.run.display import Progress, open_progress
 from dat_engine.run.run_directory import RunDirectory, refuse_taken
 from dat_engine.run.stop import Stop, parse_duration, process_start
 from dat_engine.run.trainer import Ending, Trainer, TrainingPlan
+from dat_engine.step.evaluated import evaluated_weights
 from dat_engine.step.training_step import TrainingStep
 
 LAUNCH_FILE = ".launch"
@@ -72,7 +72,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     if test.class_names != data.train.class_names:
         raise UserError(f"train and test of {recipe.data.name} under {options.data_root} have different classes")
     model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
-    step = build_step(recipe, model, build_method(recipe, data.train), processes)
+    step = build_step(recipe, model, data.method, processes)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     with (
         _open_run(recipe, options, path, resume, processes) as run,
@@ -90,7 +90,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         if stopped is None:
             try:
                 # SIGTERM now ends the process at once: training is saved, and --resume evaluates again
-                _evaluate_result(recipe, run, model, test, progress, ending, trainer, attacks)
+                _evaluate_result(recipe, run, step.evaluated_model, test, progress, ending, trainer, attacks)
             except KeyboardInterrupt:
                 progress.note(
                     f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "
@@ -224,7 +224,7 @@ def _evaluate_result(
     processes = trainer.processes
     best = run.checkpoints.best_path.exists()
     if best:
-        model.load_state_dict(run.checkpoints.load_best()["training"]["model"])
+        model.load_state_dict(evaluated_weights(run.checkpoints.load_best()["training"]))
     started = time.perf_counter()
     result = evaluate(
         model,

@@ -17,6 +17,7 @@ from dat_engine.data import ImageSource
 from dat_engine.errors import UserError
 from dat_engine.run.checkpoint import CheckpointError, load
 from dat_engine.run.run_directory import RunDirectory
+from dat_engine.step.evaluated import evaluated_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +65,7 @@ def load_trained(source: Path, device: torch.device) -> Trained:
     channels, height, width = identity["image_shape"]
     class_names = tuple(identity["class_names"])
     model = build_model(recipe, len(class_names), (channels, height, width)).to(device)
-    model.load_state_dict(state["training"]["model"])
+    model.load_state_dict(evaluated_weights(state["training"]))
     return Trained(
         model=model.eval(),
         recipe=recipe,

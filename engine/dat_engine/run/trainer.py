@@ -19,7 +19,6 @@ from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop
 from dat_engine.step.means import StepMeans
-from dat_engine.step.optimizers import set_learning_rate
 from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
 
 Ending = Literal["finished", "step limit", "time limit", "signal"]
@@ -167,7 +166,7 @@ class Trainer:
             fraction = position.epoch + position.step_in_epoch / per_epoch
             factor = self.plan.schedule.factor(fraction, self.plan.epochs, step=1 / per_epoch)
             learning_rate = self.plan.learning_rate * factor
-            set_learning_rate(self.step.optimizer, learning_rate)
+            self.step.set_learning_rate(learning_rate)
             self.step.progress.set(epoch=fraction, fraction=min(fraction / self.plan.epochs, 1.0))
             self.step.check_if_first(batch)  # `execute` may be anybody's
             metrics = self.execute(batch)
