@@ -23,7 +23,7 @@ import torch
 
 from dat.profiling.subjects import WarmSubject, eager_subjects, engine_subject
 from dat.recipes import ModelSettings, Recipe, recipe
-from dat.training.build import TrainingData
+from dat.training.build import TrainingData, build_method
 from dat_engine.data import Augmentation, ImageArrays, ResidentLoader
 from dat_engine.model.precision import Precision
 from dat_engine.profile.timing import Timing, time_in_turn, time_ratio
@@ -137,7 +137,7 @@ def random_data(values: Recipe) -> TrainingData:
         seed=values.seed,
         device=DEVICE,
     )
-    return TrainingData(loader=loader, train=arrays, validation=None)
+    return TrainingData(loader=loader, method=build_method(values, arrays), train=arrays, validation=None)
 
 
 def verdicts(timings: Mapping[str, Timing]) -> list[dict[str, Any]]:

@@ -12,14 +12,15 @@ from typing import Any, Literal
 class MethodEntry:
     """A method as recipes see it."""
 
-    implementation: str
-    """Class of the method as ``"module:Class"``, imported when it is first asked for."""
+    implementation: str | type[Any]
+    """Class of the method, or ``"module:Class"``, imported when it is first asked for: built-in methods do not import torch."""
     settings: Any
     """Default settings: a frozen dataclass; each of its fields becomes a flag of ``dat train``."""
-    epochs: int
-    milestones: tuple[int, ...]
-    """Usual length on CIFAR and the epochs at which the learning rate drops tenfold."""
     summary: str
+    """What it does, in a line, for lists and help."""
+    epochs: int = 200
+    milestones: tuple[int, ...] = (100, 150)
+    """Usual length on CIFAR and the epochs at which the learning rate drops tenfold."""
     select_by: Literal["pgd20", "natural"] = "pgd20"
     """Validation accuracy that the best checkpoint maximises; PGD-20's would pick noise where nothing is robust."""
     without_branches: str | None = None
@@ -39,6 +40,8 @@ class MethodEntry:
     @property
     def create(self) -> type[Any]:
         """Class of the method; called with its settings and the task, and a subclass of `dat_engine.step.method.Method`."""
+        if isinstance(self.implementation, type):
+            return self.implementation
         module, _, name = self.implementation.partition(":")
         created: type[Any] = getattr(importlib.import_module(module), name)
         return created

@@ -10,7 +10,7 @@ import torch
 from dat.profiling.baselines.eager_dat import EagerDAT
 from dat.profiling.baselines.eager_pgd_at import EagerPGDAT
 from dat.recipes import Recipe
-from dat.training.build import TrainingData, build_method, build_model, build_step, execution, executor
+from dat.training.build import TrainingData, build_model, build_step, execution, executor
 from dat_engine.data import Batch
 from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
@@ -45,7 +45,7 @@ def engine_subject(recipe: Recipe, load: LoadData, device: torch.device) -> Warm
 
     def create(data: TrainingData) -> tuple[StepFunction, StepFunction]:
         model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
-        step = build_step(recipe, model, build_method(recipe, data.train))
+        step = build_step(recipe, model, data.method)
         return executor(recipe, step), step
 
     mode = execution(recipe, device)

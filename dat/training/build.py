@@ -45,9 +45,12 @@ from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
-    """The training loader and the images held out from it; `validation` is None where the recipe holds none out."""
+    """The training loader, the method that its views are made for, and the images held out from it; `validation` is None
+    where the recipe holds none out.
+    """
 
     loader: Loader
+    method: Method
     train: ImageSource
     validation: ImageSource | None
 
@@ -139,7 +142,7 @@ def check_data_root(data_root: Path) -> None:
 def load_training_data(
     recipe: Recipe, data_root: Path, device: torch.device, processes: Processes = ONE_PROCESS
 ) -> TrainingData:
-    """Read, limit, hold out, and open the loader.
+    """Read, limit, hold out, build the method, and open the loader with the views that it needs.
 
     Raises:
         ValueError: missing or damaged data, or a size that does not fit it.
@@ -150,6 +153,7 @@ def load_training_data(
         source, validation = hold_out(source, recipe.data.validation, recipe.seed)
     if recipe.limit_train is not None:
         source = take(source, recipe.limit_train, recipe.seed)
+    method = build_method(recipe, source)
     loader = open_loader(
         recipe.data.loader,
         source,
@@ -160,8 +164,9 @@ def load_training_data(
         device=device,
         rank=processes.rank,
         world_size=processes.world_size,
+        extra_views=method.extra_views,
     )
-    return TrainingData(loader=loader, train=source, validation=validation)
+    return TrainingData(loader=loader, method=method, train=source, validation=validation)
 
 
 def augmentation(recipe: Recipe) -> Augmentation | RandomResizedCrop:

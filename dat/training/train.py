@@ -18,7 +18,6 @@ from dat.recipes import Recipe
 from dat.recipes.reading import recipe_from_dict
 from dat.training.build import (
     TrainingData,
-    build_method,
     build_model,
     build_step,
     check_without_data,
@@ -75,7 +74,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
     if test.class_names != data.train.class_names:
         raise UserError(f"train and test of {recipe.data.name} under {options.data_root} have different classes")
     model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
-    step = build_step(recipe, model, build_method(recipe, data.train), processes)
+    step = build_step(recipe, model, data.method, processes)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     with (
         _open_run(recipe, options, path, resume, processes) as run,
@@ -93,7 +92,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         if stopped is None:
             try:
                 # SIGTERM now ends the process at once: training is saved, and --resume evaluates again
-                _evaluate_result(recipe, run, model, test, display, ending, trainer, attacks)
+                _evaluate_result(recipe, run, step.evaluated_model, test, display, ending, trainer, attacks)
             except KeyboardInterrupt:
                 display.note(
                     f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "

@@ -19,6 +19,7 @@ from dat_engine.errors import UserError
 from dat_engine.run.checkpoint import CheckpointError, load
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.training_state import first_difference
+from dat_engine.step.evaluated import evaluated_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +76,7 @@ def classifier_state(state: Mapping[str, Any], model: nn.Module, path: Path) -> 
         CheckpointError: it is another network's, or none; names the first difference.
     """
     training = state.get("training")
-    found = training.get("model") if isinstance(training, Mapping) else None
+    found = evaluated_weights(training) if isinstance(training, Mapping) and "model" in training else None
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{path} is not a checkpoint of a training run: it holds no classifier")
     difference = first_difference(found, model.state_dict())

@@ -28,19 +28,26 @@ FP16_MAGNITUDE = 256.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttackSettings:
-    """One L-infinity attack: radius and step size in image units (images lie in [0, 1]), number of steps, start noise."""
+    """One L-infinity attack: radius and step size in image units (images lie in [0, 1]), number of steps, start noise.
 
-    epsilon: float = 8 / 255
-    step_size: float = 2 / 255
+    Radius and step size may be float32 tensors on the images' device, 0-dim (a ramp made of the training progress) or [B]
+    (one per image); their values are never read by the host, and must keep the bounds of the floats.
+    `dataclasses.replace(settings, epsilon=...)` makes a step's own out of a method's.
+    """
+
+    epsilon: float | Tensor = 8 / 255
+    step_size: float | Tensor = 2 / 255
     steps: int = 10
     start: Literal["gaussian", "uniform"] = "uniform"
     start_scale: float = 0.001
     """Standard deviation of a gaussian start; a uniform start fills the whole box and ignores it."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= 1:
+        for name in ("epsilon", "step_size"):
+            _check_tensor(name, getattr(self, name))
+        if not isinstance(self.epsilon, Tensor) and not 0 < self.epsilon <= 1:
             raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
-        if not 0 < self.step_size < math.inf:
+        if not isinstance(self.step_size, Tensor) and not 0 < self.step_size < math.inf:
             raise UserError(f"step_size must be positive and finite; got {self.step_size:g}")
         if self.steps < 1:
             raise UserError(f"steps must be at least 1; got {self.steps}")
@@ -53,7 +60,14 @@ def draw_start(images: Tensor, settings: AttackSettings, generator: torch.Genera
     noise = torch.empty_like(images)
     if settings.start == "gaussian":
         return noise.normal_(0.0, settings.start_scale, generator=generator)
+    if isinstance(settings.epsilon, Tensor):
+        return noise.uniform_(-1.0, 1.0, generator=generator).mul_(per_image(settings.epsilon))
     return noise.uniform_(-settings.epsilon, settings.epsilon, generator=generator)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """A scalar, or [B], in the shape that multiplies images [B, C, H, W]."""
+    return values.reshape(-1, 1, 1, 1) if values.ndim else values
 
 
 def pgd_attack(
@@ -69,7 +83,8 @@ def pgd_attack(
     """Adversarial images ``x' <- clip01(clamp(x' + step_size * sign(g), x - epsilon, x + epsilon))``, `steps` times.
 
     Args:
-        images: [B, C, H, W] in [0, 1]; a constant of the attack.
+        images: [B, C, H, W] in [0, 1]; a constant of the attack. Where groups are attacked together they are all of them,
+            and values per image have one for each.
         logit_gradient: maps logits [B, K] to dL/dlogits [B, K] of the loss to be ascended, at any positive scale.
         start: perturbation added to the images at the start (`draw_start`); the sum is clipped to [0, 1].
         layout: branch of every equal group of the batch; all groups are attacked in one pass.
@@ -77,7 +92,17 @@ def pgd_attack(
 
     Returns:
         [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
+
+    Raises:
+        UserError: a radius or step size per image, and not as many of them as there are images.
     """
+    for name in ("epsilon", "step_size"):
+        value = getattr(settings, name)
+        if isinstance(value, Tensor) and value.ndim and len(value) != len(images):
+            raise UserError(
+                f"{name} has {len(value)} values and {len(images)} images are attacked; give one per image, for groups that "
+                "are attacked together those of every group"
+            )
     with named_range("attack"):
         images = images.detach()
         adversarial = (images + start).clamp_(0.0, 1.0)
@@ -115,6 +140,15 @@ def image_gradient(
         # only the sign of each sample's gradient counts, so each may be scaled into float16's range
         ascent = ascent * (FP16_MAGNITUDE / ascent.abs().amax(dim=1, keepdim=True).clamp_min(1e-30))
     return torch.autograd.grad(logits, inputs, ascent)[0]
+
+
+def _check_tensor(name: str, value: float | Tensor) -> None:
+    """What the host knows of a tensor among the settings; its values stay on the device."""
+    if isinstance(value, Tensor) and (value.ndim > 1 or value.dtype != torch.float32):
+        raise UserError(
+            f"{name} must be a number, or a float32 tensor without dimensions or of shape [B]; got {value.dtype} of shape "
+            f"{tuple(value.shape)}"
+        )
 
 
 class _Projection(torch.autograd.Function):

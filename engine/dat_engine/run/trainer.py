@@ -25,7 +25,6 @@ from dat_engine.run.training_state import STATE_VERSION, check_state_version, ch
 from dat_engine.run.unequal import first_unequal
 from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.means import StepMeans
-from dat_engine.step.optimizers import set_learning_rate
 from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
 
 Ending = Literal["finished", "step limit", "time limit", "signal"]
@@ -204,7 +203,7 @@ class Trainer:
             fraction = position.epoch + position.step_in_epoch / per_epoch
             factor = self.plan.schedule.factor(fraction, self.plan.epochs, step=1 / per_epoch)
             learning_rate = self.plan.learning_rate * factor
-            set_learning_rate(self.step.optimizer, learning_rate)
+            self.step.set_learning_rate(learning_rate)
             self.step.progress.set(epoch=fraction, fraction=min(fraction / self.plan.epochs, 1.0))
             self.step.check_if_first(batch)  # `execute` may be anybody's
             metrics = self.execute(batch)

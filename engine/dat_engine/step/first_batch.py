@@ -16,14 +16,14 @@ TOLERANCE = 1e-4
 """How far interpolation and rounding may carry a value out of [0, 1]."""
 
 
-def check_first_batch(batch: Batch, model: nn.Module) -> None:
+def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0) -> None:
     """Hold a batch to what `dat_engine.data.Batch` promises and to what `model` (on the batch's device) takes and gives.
 
-    Neither the model nor a random state is changed.
+    Neither the model nor a random state is changed. `extra_views`: how many the method needs.
 
     Raises:
         DataError: images or originals that are not floating-point [B, C, H, W] in [0, 1], a number of channels that the
-            model does not take, targets that are not int64 [B] or not one of the model's classes.
+            model does not take, targets that are not int64 [B] or not one of the model's classes, extra views that are missing.
     """
     for name, images in (("images", batch.images), ("originals", batch.originals)):
         _check_images(name, images)
@@ -32,6 +32,7 @@ def check_first_batch(batch: Batch, model: nn.Module) -> None:
             f"the first batch holds images of shape {tuple(batch.images.shape)} and originals of shape "
             f"{tuple(batch.originals.shape)}; give both views of the same samples in one size"
         )
+    _check_extra_views(batch, extra_views)
     targets = batch.targets
     if targets.dtype != torch.int64 or targets.shape != batch.images.shape[:1]:
         raise DataError(
@@ -71,6 +72,24 @@ def _check_images(name: str, images: Tensor) -> None:
             f"the first batch's {name} lie in [{lowest:.4g}, {highest:.4g}]; training needs [0, 1], where attacks are "
             f"clipped and epsilon is measured: {_remedy(lowest, highest)}"
         )
+
+
+def _check_extra_views(batch: Batch, needed: int) -> None:
+    views = batch.extra_views
+    found = 0 if views is None else len(views)
+    if found < needed:
+        raise DataError(
+            f"the first batch holds {found} extra views of its images and the method needs {needed}; open the loader with "
+            f"extra_views={needed}"
+        )
+    if views is None:
+        return
+    if views.shape[1:] != batch.images.shape:
+        raise DataError(
+            f"the first batch's extra views have the shape {tuple(views.shape)}; training needs [V, B, C, H, W], V views of "
+            f"images of shape {tuple(batch.images.shape)}"
+        )
+    _check_images("extra views", views.flatten(0, 1))
 
 
 def _remedy(lowest: float, highest: float) -> str:

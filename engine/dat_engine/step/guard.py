@@ -1,12 +1,14 @@
 """A non-finite loss or gradient changes no weight and no running statistic; too many steps of that kind end a run.
 
-All of it is decided on the device. After the last of them the guard takes every further step for a bad one too, so it makes
-no difference how much later the host hears of it.
+All of it is decided on the device, once for a step: whichever of its passes was bad, every one of them is undone. After the
+last of those steps the guard takes every further one for a bad one too, so it makes no difference how much later the host hears
+of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ class Guard:
         model: network whose running statistics, where it has any, a bad pass must not touch.
         others: the other players' networks, likewise.
         scales_loss: whether losses are multiplied by a dynamic scale (fp16) that halves on overflow and doubles after
-            2,000 good passes, as torch's GradScaler does.
+            2,000 good steps, as torch's GradScaler does.
         many: whether other processes train the same weights: a pass that is bad in one of them is bad in all.
         limit: bad steps in a row after which training has diverged: no later step changes anything.
         undone: tensors that an early pass of a step may have changed when a later one turns out bad; they are saved before
@@ -51,7 +53,7 @@ class Guard:
         if limit < 1:
             raise ValueError(f"the limit of non-finite steps in a row must be at least 1; got {limit}")
         self._statistics = _RunningStatistics(model)
-        self._other_statistics = [_RunningStatistics(other) for other in others]
+        self._all_statistics = [self._statistics, *(_RunningStatistics(other) for other in others)]
         self._undone = list(undone)
         self._before = [tensor.detach().clone() for tensor in self._undone]
         device = next(model.parameters()).device
@@ -72,7 +74,7 @@ class Guard:
     @torch.no_grad()
     def begin_step(self) -> None:
         self.skipped.zero_()
-        for statistics in (self._statistics, *self._other_statistics):
+        for statistics in self._all_statistics:
             statistics.save()
         if self._undone:
             private_torch.copy_all_(self._before, [tensor.detach() for tensor in self._undone])
@@ -103,16 +105,17 @@ class Guard:
     def settle(self) -> None:
         """End of a pass whose gradients were applied."""
         self.skipped.copy_(torch.maximum(self.skipped, self._found))
-        if self._scales_loss:
-            before = self._scale.clone()
-            private_torch.update_loss_scale_(
-                self._scale, self._growth, self._found, growth=2.0, backoff=0.5, interval=2000
-            )
-            self._scale.copy_(torch.where(self._diverged, before, self._scale))
 
     @torch.no_grad()
     def end_step(self) -> None:
-        for statistics in (self._statistics, *self._other_statistics):
+        """Undo the step where a pass of it was bad, adapt the loss scale, count."""
+        if self._scales_loss:  # here and not pass by pass, so that two bad passes halve it once
+            before = self._scale.clone()
+            private_torch.update_loss_scale_(
+                self._scale, self._growth, self.skipped, growth=2.0, backoff=0.5, interval=2000
+            )
+            self._scale.copy_(torch.where(self._diverged, before, self._scale))
+        for statistics in self._all_statistics:
             statistics.restore_where(self.skipped)
         for tensor, before in zip(self._undone, self._before, strict=True):
             tensor.copy_(torch.where(self.skipped > 0, before, tensor))
@@ -121,6 +124,14 @@ class Guard:
         self._frozen_steps.add_(diverged)
         self._consecutive.copy_(torch.where(diverged, self._consecutive, (self._consecutive + 1) * bad))
         self._total.add_(bad)
+
+    @contextmanager
+    def keeping_statistics(self) -> Iterator[None]:
+        """Running statistics are after the block what they were before it."""
+        before = [statistics.copy() for statistics in self._all_statistics]
+        yield
+        for statistics, saved in zip(self._all_statistics, before, strict=True):
+            statistics.put_back(saved)
 
     @property
     def _diverged(self) -> Tensor:
@@ -180,22 +191,44 @@ class Guard:
 
 
 class _RunningStatistics:
-    """All running means and variances of a network as one tensor that their buffers are views of: one copy saves all."""
+    """Running means and variances of a network as one tensor that their buffers are views of, its counters of batches as
+    another: one copy saves all.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         # BatchNorm, and InstanceNorm where it keeps statistics
         layers = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.track_running_stats]
         buffers = [(layer, name, getattr(layer, name)) for layer in layers for name in ("running_mean", "running_var")]
-        self.flat = torch.cat([next(module.parameters()).new_zeros(0), *(buffer for _, _, buffer in buffers)])
+        nothing = next(module.parameters()).new_zeros(0)
+        self.flat = torch.cat([nothing, *(buffer for _, _, buffer in buffers)])
         position = 0
         for layer, name, buffer in buffers:
             setattr(layer, name, self.flat[position : position + buffer.numel()])
             position += buffer.numel()
-        self._saved = self.flat.clone()
+        # with momentum=None a layer's statistics are means over as many batches as it has counted
+        counting = [layer for layer in layers if layer.num_batches_tracked is not None]
+        self._counts = (
+            torch.stack([torch.as_tensor(layer.num_batches_tracked) for layer in counting]) if counting else None
+        )
+        for index, layer in enumerate(counting):
+            assert self._counts is not None
+            layer.num_batches_tracked = self._counts[index]
+        self._tensors = [self.flat] if self._counts is None else [self.flat, self._counts]
+        self._saved = self.copy()
+
+    def copy(self) -> list[Tensor]:
+        return [tensor.clone() for tensor in self._tensors]
+
+    @torch.no_grad()
+    def put_back(self, saved: Sequence[Tensor]) -> None:
+        for tensor, before in zip(self._tensors, saved, strict=True):
+            tensor.copy_(before)
 
     def save(self) -> None:
-        self._saved.copy_(self.flat)
+        for tensor, saved in zip(self._tensors, self._saved, strict=True):
+            saved.copy_(tensor)
 
     def restore_where(self, bad: Tensor) -> None:
         """Go back to what was saved if `bad` (scalar) is positive, without asking the device."""
-        self.flat.copy_(torch.where(bad > 0, self._saved, self.flat))
+        for tensor, saved in zip(self._tensors, self._saved, strict=True):
+            tensor.copy_(torch.where(bad > 0, saved, tensor))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from dat_engine.attack.attack_model import AttackModel
 from dat_engine.data import Batch
 from dat_engine.step.players import Player
 from dat_engine.step.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from dat_engine.step.updates import WeightPerturbation
 
 UpdateMode = Literal["joint", "alternating"]
 
@@ -28,8 +31,8 @@ Noise = Mapping[str, Tensor]
 class Examples:
     """What enters the joint pass: equal groups of images, each [B, C, H, W], in the order of the method's layout.
 
-    Differentiable in a player that made them (DAT's generator). `extras` are further tensors that the losses need: the log
-    probabilities of a policy that chose the attack, say.
+    Differentiable in a player that made them. `extras` are further tensors that the losses need, those that only `examples`
+    sees among them: the log probabilities of a policy that chose the attack, a teacher's logits.
     """
 
     groups: tuple[Tensor, ...]
@@ -68,6 +71,8 @@ class Method(ABC):
     """Index of the group whose accuracy is the training accuracy that is shown."""
     update: UpdateMode = "joint"
     """How a player beside the classifier gets its gradient: see `dat_engine.step.updates`."""
+    weight_perturbation: WeightPerturbation | None = None
+    """Where the classifier's gradient is taken; None: at its weights."""
 
     def players(self, model: nn.Module) -> tuple[Player, ...]:
         """The networks that take part, first those that are (part of) the classifier `model`.
@@ -77,15 +82,21 @@ class Method(ABC):
         return (Player(name="model", network=model),)
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """Draw the random numbers of one step; by default none."""
+        """Draw the random numbers of one step, without gradients; by default none.
+
+        What a schedule scales is drawn in units (`torch.rand_like`) and scaled in `examples`, which knows the progress.
+        """
         return {}
 
     @abstractmethod
     def examples(
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
     ) -> Examples:
-        """The groups of the joint pass. `attack_model` is None where the method has no `attack_layouts`."""
+        """One group for every branch of `layout`. `attack_model` is None where the method has no `attack_layouts`."""
 
     @abstractmethod
     def losses(self, joint: JointPass) -> dict[str, Tensor]:
-        """Named scalars; a player follows the one that it names as its objective, by default ``"loss"``."""
+        """Named scalars; a player follows the one that it names as its objective, by default ``"loss"``.
+
+        All of them are shown and written; ``"loss"`` is always there.
+        """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,9 +18,10 @@ class Player:
     """One network that takes part in training.
 
     name: in checkpoints; ``"model"`` for the classifier. objective: the scalar of `Method.losses` that it follows, down
-    ("descend") or up ("ascend"). optimizer: its own settings; None: the run's. every: it moves at every n-th step.
-    frozen: it takes part, in eval mode, and nothing of it changes (a classifier behind a trained purifier).
-    use: called with what its forward is to be run through (DistributedDataParallel) where it is not part of the classifier.
+    ("descend") or up ("ascend"). optimizer: its own settings, whose rate is constant; None: the run's, whose rate follows
+    the schedule. every: it moves at every n-th step, the first one included. frozen: it takes part, in eval mode, and
+    nothing of it changes (a classifier behind a trained purifier). use: called, once there are many processes, with what
+    its forward is to be run through (DistributedDataParallel) where it is not part of the classifier.
     """
 
     name: str
@@ -52,6 +53,11 @@ class Seat:
         self.optimizer = build_optimizer(
             player.network, player.optimizer or default, maximize=player.direction == "ascend"
         )
+
+    @property
+    def follows_schedule(self) -> bool:
+        """Whether its learning rate is the run's."""
+        return self.player.optimizer is None
 
     def rests(self, step: Tensor) -> Tensor | None:
         """Whether it sits out the step of that number (int64 scalar on the device), as float32 0 or 1; None: it never does."""
@@ -91,6 +97,37 @@ def take_seats(players: tuple[Player, ...], default: OptimizerSettings) -> tuple
                 )
     set_modes(players)
     return seats
+
+
+def moved_tensors(seats: tuple[Seat, ...]) -> list[Tensor]:
+    """Every tensor that these players' optimizers change."""
+    states = [state for seat in seats for state in seat.optimizer.state.values()]
+    moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    return [*(parameter for seat in seats for parameter in seat.parameters), *moments]
+
+
+def check_objectives(terms: Mapping[str, Tensor], seats: tuple[Seat, ...]) -> None:
+    """Raises UserError where a method's losses lack what a player follows, or ``"loss"``, which is what a run shows."""
+    wanted = {"the run": "loss", **{f"player {seat.player.name}": seat.player.objective for seat in seats}}
+    for who, objective in wanted.items():
+        if objective not in terms:
+            raise UserError(
+                f"{who} follows {objective!r}, and the method's losses are {', '.join(terms)}; return it too"
+            )
+        if terms[objective].ndim:
+            raise UserError(
+                f"{objective!r} has the shape {tuple(terms[objective].shape)}; losses are means over the batch"
+            )
+
+
+def check_gradients(seats: tuple[Seat, ...]) -> None:
+    """Raises UserError where a backward pass has reached no parameter of a player, which would stay as it is unnoticed."""
+    for seat in seats:
+        if all(parameter.grad is None for parameter in seat.parameters):
+            raise UserError(
+                f"{seat.player.objective!r} depends on no parameter of player {seat.player.name}; look for a detach on the "
+                "way, name another objective, or mark the player frozen=True"
+            )
 
 
 def set_modes(players: tuple[Player, ...]) -> None:

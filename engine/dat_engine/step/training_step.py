@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ from dat_engine.errors import UserError
 from dat_engine.model.branches import branch_layout
 from dat_engine.model.precision import Precision
 from dat_engine.profile.ranges import named_range
+from dat_engine.step.evaluated import evaluated_model
 from dat_engine.step.first_batch import check_first_batch
 from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
 from dat_engine.step.method import Examples, JointPass, Method, Noise, UpdateMode
-from dat_engine.step.optimizers import OptimizerSettings, why_not_captured
-from dat_engine.step.players import Seat, take_seats
+from dat_engine.step.optimizers import OptimizerSettings, set_learning_rate, why_not_captured
+from dat_engine.step.players import Seat, check_gradients, check_objectives, moved_tensors, take_seats
 from dat_engine.step.progress import TrainingProgress
-from dat_engine.step.updates import RULES, Outcome
+from dat_engine.step.updates import RULES, Outcome, WeightPerturbation
 
 ONE_PROCESS = Processes()
 Forward = Callable[[Tensor], Tensor]
@@ -42,10 +43,11 @@ class TrainingStep:
         method: see `dat_engine.step.method.Method`.
         optimizer: of every player that brings no settings of its own.
         update: how players beside the classifier get their gradients; None: the method's own way.
+        weight_perturbation: moves the classifier's weights around its gradient, whatever the method; None: the method's own.
         branching: how the attack model runs groups of several branches, see `dat_engine.attack.attack_model.AttackModel`.
         compiled: run attack model, joint forward and losses through torch.compile; shapes are static.
         processes: with more than one, all players train under DistributedDataParallel; the attack exchanges nothing.
-        seed: of the step's own random numbers (start noise, latent codes, mixing weights); each process has its own.
+        seed: of the random numbers that the method draws; each process has its own.
         max_nonfinite_steps: skipped steps in a row after which none changes anything any more (`dat_engine.step.guard`).
 
     Raises:
@@ -60,6 +62,7 @@ class TrainingStep:
         optimizer: OptimizerSettings,
         precision: Precision | None = None,
         update: UpdateMode | None = None,
+        weight_perturbation: WeightPerturbation | None = None,
         branching: Branching = "folded",
         compiled: bool = False,
         processes: Processes = ONE_PROCESS,
@@ -69,6 +72,7 @@ class TrainingStep:
         self.update = update or method.update
         if self.update not in RULES:
             raise UserError(f"update must be {' or '.join(map(repr, RULES))}; got {self.update!r}")
+        self._weight_perturbation = weight_perturbation or method.weight_perturbation
         self.precision = precision or Precision()
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=self.precision.memory_format).train()
@@ -91,7 +95,7 @@ class TrainingStep:
             scales_loss=self.precision.scales_loss,
             many=self._many,
             limit=max_nonfinite_steps,
-            undone=_tensors_of(seats) if self.update == "alternating" and self.other_seats else (),
+            undone=moved_tensors(seats) if self.update == "alternating" and self.other_seats else (),
         )
         self.attack_model: AttackModel | None = None
         if method.attack_layouts:
@@ -133,6 +137,11 @@ class TrainingStep:
         with torch.no_grad():
             noise = self.method.draw_noise(batch, self.generator) if noise is None else noise
         examples = self.method.examples(self.attack_model, batch, noise, self.progress)
+        if len(examples.groups) != len(self.method.layout):
+            raise UserError(
+                f"the method's examples are {len(examples.groups)} groups and its layout ({', '.join(self.method.layout)}) "
+                f"names the branches of {len(self.method.layout)}"
+            )
         outcome = RULES[self.update](self, examples, batch)
         self.guard.end_step()
         self._steps_done.add_(1)
@@ -148,18 +157,24 @@ class TrainingStep:
         For whoever captures a graph: the look waits for the device.
         """
         if not self._has_seen_a_batch:
-            check_first_batch(batch, self.model)
+            check_first_batch(batch, self.model, extra_views=self.method.extra_views)
             self._has_seen_a_batch = True
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The classifier's, whose learning rate the run's schedule sets."""
-        return self.own_seats[0].optimizer
+        """The classifier's, or that of the first player where the whole classifier is frozen."""
+        return (*self.own_seats, *self.other_seats)[0].optimizer
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Write the schedule's rate, in place, for every player that has the run's optimizer settings."""
+        for seat in (*self.own_seats, *self.other_seats):
+            if seat.follows_schedule:
+                set_learning_rate(seat.optimizer, learning_rate)
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The network that is validated, selected and evaluated: the classifier with its raw weights."""
-        return self.model
+        """The network that is validated, selected and evaluated (`dat_engine.step.evaluated`)."""
+        return evaluated_model(self)
 
     @property
     def why_not_captured(self) -> str | None:
@@ -173,8 +188,15 @@ class TrainingStep:
 
     @contextmanager
     def perturbed_weights(self, examples: Examples, batch: Batch) -> Iterator[None]:
-        """See `dat_engine.step.updates.Passes`: the weights as they are."""
-        yield
+        """See `dat_engine.step.updates.Passes`."""
+        if self._weight_perturbation is None:
+            yield
+            return
+        with self._weight_perturbation.around(self, examples, batch):
+            yield
+
+    def keeping_statistics(self) -> AbstractContextManager[None]:
+        return self.guard.keeping_statistics()
 
     def joint_pass(self, examples: Examples, batch: Batch) -> Outcome:
         with named_range("joint"):
@@ -193,6 +215,7 @@ class TrainingStep:
             return self._outcome(tuple(logits), examples, batch)
 
     def backward(self, terms: dict[str, Tensor], seats: tuple[Seat, ...]) -> None:
+        check_objectives(terms, seats)
         objectives = list(dict.fromkeys(seat.player.objective for seat in seats))
         with named_range("joint"):
             for seat in seats:
@@ -207,6 +230,7 @@ class TrainingStep:
                         inputs=[parameter for seat in followers for parameter in seat.parameters],
                         retain_graph=index < len(objectives) - 1,
                     )
+            check_gradients(seats)
 
     def move(self, terms: dict[str, Tensor], seats: tuple[Seat, ...]) -> None:
         with named_range("optimizer"):
@@ -283,10 +307,3 @@ class TrainingStep:
         self.load_state_dict(snapshot)
         if self.attack_model is not None:
             self.attack_model.refresh()
-
-
-def _tensors_of(seats: tuple[Seat, ...]) -> list[Tensor]:
-    """Every tensor that these players' optimizers change."""
-    states = [state for seat in seats for state in seat.optimizer.state.values()]
-    moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-    return [*(parameter for seat in seats for parameter in seat.parameters), *moments]

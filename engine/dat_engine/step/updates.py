@@ -2,8 +2,8 @@
 
 ``joint``: one backward gives every player its gradient, then all move at once. ``alternating``: the classifier moves first on
 examples taken as constants; the other players' gradients come from another train-mode forward at its new weights, as the DAT
-authors' code does. Around the classifier's gradient, either rule lets the step perturb the classifier's weights
-(`Passes.perturbed_weights`), which is where adversarial weight perturbation belongs.
+authors' code does. Around the classifier's gradient, either rule lets the method perturb the classifier's weights
+(`WeightPerturbation`), which is where adversarial weight perturbation belongs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from dat_engine.data import Batch
 from dat_engine.step.method import Examples, UpdateMode
 from dat_engine.step.players import Seat
+from dat_engine.step.progress import TrainingProgress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,17 +30,24 @@ class Outcome:
 
 
 class Passes(Protocol):
-    """What a rule is made of; `TrainingStep` is one."""
+    """What rules and weight perturbations are made of; `TrainingStep` is one."""
 
     @property
     def own_seats(self) -> tuple[Seat, ...]:
         """Of the players that are (part of) the classifier."""
 
     @property
-    def other_seats(self) -> tuple[Seat, ...]: ...
+    def other_seats(self) -> tuple[Seat, ...]:
+        """Of the players beside it."""
+
+    @property
+    def progress(self) -> TrainingProgress: ...
 
     def perturbed_weights(self, examples: Examples, batch: Batch) -> AbstractContextManager[None]:
         """Within the block the classifier's weights are those at which its gradient is to be taken."""
+
+    def keeping_statistics(self) -> AbstractContextManager[None]:
+        """What passes within the block do to running statistics is undone at its end."""
 
     def joint_pass(self, examples: Examples, batch: Batch) -> Outcome:
         """Every group forward in train mode."""
@@ -52,6 +60,19 @@ class Passes(Protocol):
 
     def move(self, terms: dict[str, Tensor], seats: tuple[Seat, ...]) -> None:
         """Step their optimizers, unless something is not finite."""
+
+
+class WeightPerturbation(Protocol):
+    """Adversarial weight perturbation and its like: a method's attribute, or `TrainingStep`'s argument around any method."""
+
+    def around(self, passes: Passes, examples: Examples, batch: Batch) -> AbstractContextManager[None]:
+        """Within the block the classifier's weights are moved; afterwards they are, bit for bit, what they were.
+
+        Save them before and copy them back: subtracting what was added leaves rounding behind. The gradient that tells
+        where to may come from `passes.joint_pass` and `passes.backward` under `passes.keeping_statistics()`, on
+        ``examples.detached()``: it is the mean over all processes, so that all of them move alike. It is multiplied by fp16's
+        loss scale; use its direction. What decides must be a tensor (`passes.progress`): a captured step runs it all.
+        """
 
 
 UpdateRule = Callable[[Passes, Examples, Batch], Outcome]
@@ -67,7 +88,7 @@ def joint(passes: Passes, examples: Examples, batch: Batch) -> Outcome:
 
 
 def alternating(passes: Passes, examples: Examples, batch: Batch) -> Outcome:
-    if not passes.other_seats:
+    if not (passes.own_seats and passes.other_seats):
         return joint(passes, examples, batch)
     constants = examples.detached()
     with passes.perturbed_weights(constants, batch):
