@@ -77,10 +77,13 @@ class RunOptions:
 def run_options_from_dict(values: Mapping[str, Any], *, run_dir: Path) -> RunOptions:
     """Read back what `RunOptions.to_dict` wrote; what an older version did not write has its default.
 
+    How long the session that wrote them was to last (`max_steps`, `time_limit`) is not taken over: a resumed run goes on to
+    its end unless it is told otherwise again.
+
     Raises:
         UserError: values of another type.
     """
-    types: dict[str, Any] = {"device": str, "max_steps": int, "time_limit": str, "progress": str, "deterministic": bool}
+    types: dict[str, Any] = {"device": str, "progress": str, "deterministic": bool}
     known = _of_types(values, types, "run", run_dir)
     checkpoint = values.get("checkpoint", {})
     if not isinstance(checkpoint, Mapping):
@@ -97,8 +100,7 @@ def _of_types(values: Mapping[str, Any], types: Mapping[str, type], where: str, 
     """Those of the named values that are there."""
     known = {name: values[name] for name in types if name in values}
     for name, value in known.items():
-        optional = name in ("device", "max_steps", "time_limit")
-        if not (isinstance(value, types[name]) or (value is None and optional)):
+        if not (isinstance(value, types[name]) or (value is None and name == "device")):
             raise UserError(f"{run_dir / 'config.json'} is damaged: {where}.{name} is {value!r}")
     return known
 

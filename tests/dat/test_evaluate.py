@@ -82,6 +82,10 @@ def test_same_seed_same_result_for_any_batch_size_of_a_deterministic_model():
 def test_attack_lists():
     assert parse_attacks("natural, pgd20") == ("natural", "pgd20")
     assert parse_attacks(",".join(ATTACKS)) == ATTACKS
-    for text in ("", "pgd", "natural,foo"):
-        with pytest.raises(ValueError, match="comma-separated choice of natural, fgsm"):
+    for text, message in (
+        ("", "comma-separated choice of natural, fgsm"),
+        ("pgd", "no attack is called 'pgd'; did you mean pgd20"),
+        ("natural,foo", "no attack is called 'foo'; choose one of natural, fgsm"),
+    ):
+        with pytest.raises(ValueError, match=message):
             parse_attacks(text)

@@ -85,7 +85,7 @@ def test_convolutions_start_kaiming_fan_out():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet19", "num_classes": 10}, "no model is called 'resnet19'; choose one of resnet18"),
+        ({"name": "resnet19", "num_classes": 10}, "no model is called 'resnet19'; did you mean resnet18"),
         ({"name": "resnet18", "num_classes": 1}, "at least 2 classes"),
         ({"name": "resnet18", "num_classes": 10, "width": 0}, "width must be at least 1"),
     ],

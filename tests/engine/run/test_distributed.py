@@ -69,7 +69,7 @@ def test_a_checkpoint_of_two_processes_resumes_on_one(tmp_path):
     first = train(tmp_path / "run", "--epochs", "2", "--max-steps", "3", processes=2)
     assert first.returncode == 0, first.stderr[-3000:]
     assert "processes 2" in first.stdout
-    second = train(tmp_path / "run", "--epochs", "2", "--resume", "--max-steps", "None")
+    second = train(tmp_path / "run", "--epochs", "2", "--resume")
     assert second.returncode == 0, second.stderr[-3000:]
     assert [row["epoch"] for row in epochs(tmp_path / "run")] == [1, 2]
     # epoch 1 had 2 steps of 2 x 16 images; one process does epoch 2 from its half, 2 of 4 steps
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_two_processes_resumes_on_one(tmp_path):
 def test_a_checkpoint_of_one_process_resumes_on_two(tmp_path):
     first = train(tmp_path / "run", "--epochs", "2", "--max-steps", "4")
     assert first.returncode == 0, first.stderr[-3000:]
-    second = train(tmp_path / "run", "--epochs", "2", "--resume", "--max-steps", "None", processes=2)
+    second = train(tmp_path / "run", "--epochs", "2", "--resume", processes=2)
     assert second.returncode == 0, second.stderr[-3000:]
     assert [row["step"] for row in epochs(tmp_path / "run")] == [4, 6]
     assert (tmp_path / "run" / "summary.json").exists()
