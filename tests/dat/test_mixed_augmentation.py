@@ -8,7 +8,7 @@ from dat.methods.dat import DAT
 from dat.methods.dat.method import DATMethod, mixed_augmentation
 from dat.methods.task import Task
 from dat.recipes import RECIPES, recipe
-from dat.training.build import augmentation, build_method, load_training_data
+from dat.training.build import augmentation, load_training_data
 from dat_engine.data import Augmentation, Batch, RandomResizedCrop
 
 LETTERS = Augmentation(padding=2, flip=False)
@@ -40,7 +40,7 @@ def test_a_method_that_is_told_of_no_augmentation_does_none():
 def test_digits_are_not_mirrored(tmp_path):
     chosen = recipe("digits-resnet")
     data = load_training_data(chosen, tmp_path, torch.device("cpu"))
-    method = build_method(chosen, data.train, torch.device("cpu"))
+    method = data.method
     generator = torch.Generator().manual_seed(0)
     draws = [method.draw_noise(batch, generator) for batch, _ in zip(data.loader.epoch(0), range(8), strict=False)]
     assert not torch.cat([noise["flip"] for noise in draws]).any()
