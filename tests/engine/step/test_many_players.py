@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.engine.run.test_distributed import ROOT, TORCHRUN, environment
@@ -10,6 +11,7 @@ from tests.engine.run.test_distributed import ROOT, TORCHRUN, environment
 WORKER = Path(__file__).parent / "many_players_worker.py"
 
 
+@pytest.mark.slow
 def test_players_perturbation_and_a_frozen_part_in_two_processes(tmp_path):
     command = [*TORCHRUN, str(WORKER), str(tmp_path)]
     result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240)
