@@ -1,6 +1,7 @@
 """dat -> dat_engine -> dat_kernels: nothing imports upwards, by whatever way."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,17 @@ def _packages_of_program(text: str) -> set[str]:
 
 
 def test_the_engine_knows_no_method_by_name():
-    names = ("trades", "pgd_at", "pgdat", "mart")
+    """Neither in code nor in what is written about it; nor what belongs to one method alone."""
+    methods = r"trades|mart|dajat|las-?at|atop|alp|pgd[-_]?at|datmethod|latent|psi|theta|aag"
+    own = r"amplitude ?generator|generator_update|mixed image|mix_source|lam\b"
     for path in (ROOT / "engine").rglob("*.py"):
-        identifiers = {node.id.lower() for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        assert not identifiers & set(names), path
+        found = re.findall(rf"(?<![\w.])(?:{methods}|{own})(?!\w)", path.read_text(), re.IGNORECASE)
+        assert not found, f"{path} speaks of {found}"
+
+
+def test_which_weights_are_evaluated_is_decided_in_one_place():
+    home = ROOT / "engine" / "dat_engine" / "step" / "evaluated.py"
+    for path in [*(ROOT / "dat").rglob("*.py"), *(ROOT / "engine").rglob("*.py")]:
+        assert path == home or '"training"]["model"]' not in path.read_text(), (
+            f"{path} picks weights out of a checkpoint"
+        )

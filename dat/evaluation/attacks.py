@@ -1,4 +1,4 @@
-"""The attacks of an evaluation by name; a new one is a function that makes it and one line in `REGISTRY`."""
+"""The attacks of an evaluation by name; a new one is a function that makes it and one line in `REGISTRY`, or `register`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Attack:
     follows_gradient: bool = False
 
 
-def _gradient_attack(
+def gradient_attack(
     title: str, *, steps: int, step_share: float, objective: Callable[[Tensor, int], LogitGradient]
 ) -> Attack:
     """Uniform start, then `steps` steps of `step_share` epsilon along the sign of the objective's gradient."""
@@ -108,14 +108,28 @@ def _autoattack(victim: Victim, generator: torch.Generator) -> Perturb:
 
 REGISTRY = {
     "natural": Attack(title="natural", create=_none),
-    "fgsm": _gradient_attack("FGSM", steps=1, step_share=2.0, objective=_cross_entropy),
-    "pgd20": _gradient_attack("PGD-20", steps=20, step_share=0.25, objective=_cross_entropy),
-    "pgd100": _gradient_attack("PGD-100", steps=100, step_share=0.25, objective=_cross_entropy),
-    "cw": _gradient_attack("C&W", steps=100, step_share=0.25, objective=_margin),
+    "fgsm": gradient_attack("FGSM", steps=1, step_share=2.0, objective=_cross_entropy),
+    "pgd20": gradient_attack("PGD-20", steps=20, step_share=0.25, objective=_cross_entropy),
+    "pgd100": gradient_attack("PGD-100", steps=100, step_share=0.25, objective=_cross_entropy),
+    "cw": gradient_attack("C&W", steps=100, step_share=0.25, objective=_margin),
     "aa": Attack(title="AutoAttack", create=_autoattack),
 }
 ATTACKS = tuple(REGISTRY)
 TITLES = {name: attack.title for name, attack in REGISTRY.items()}
+
+
+def register(name: str, attack: Attack) -> None:
+    """Make an attack known by `name` to evaluations in this process.
+
+    Raises:
+        UserError: a name that is taken or cannot stand in a list of names.
+    """
+    if name in REGISTRY:
+        raise UserError(f"there is an attack called {name} already; choose another name")
+    if not name.isidentifier():
+        raise UserError(f"{name!r} cannot name an attack; use letters, digits and underscores, as in pgd50")
+    REGISTRY[name] = attack
+    TITLES[name] = attack.title
 
 
 def parse_attacks(text: str | Sequence[str]) -> tuple[str, ...]:
@@ -126,10 +140,10 @@ def parse_attacks(text: str | Sequence[str]) -> tuple[str, ...]:
     """
     names = tuple(name.strip() for name in (text.split(",") if isinstance(text, str) else text) if name.strip())
     for name in names:
-        if name not in ATTACKS:
-            raise unknown_name("attack", name, ATTACKS)
+        if name not in REGISTRY:
+            raise unknown_name("attack", name, REGISTRY)
     if not names:
-        raise UserError(f"attacks are a comma-separated choice of {', '.join(ATTACKS)}; got {text!r}")
+        raise UserError(f"attacks are a comma-separated choice of {', '.join(REGISTRY)}; got {text!r}")
     if "aa" in names and importlib.util.find_spec("pyautoattack") is None:
         raise UserError("AutoAttack is an optional dependency; install it with: pip install 'dat-engine[autoattack]'")
     return tuple(dict.fromkeys(names))

@@ -205,11 +205,13 @@ def _read(recipe: Recipe, data_root: Path, split: Literal["train", "test"], proc
 
 
 def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The recipe's classifier, initialised from the recipe's seed, with the BatchNorm branches that its method uses."""
+    """The recipe's classifier, initialised from the recipe's seed, with the BatchNorm branches that its method uses, and what
+    the method puts around it.
+    """
     entry = METHODS[recipe.method]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return models.build(
+        classifier = models.build(
             recipe.model.name,
             num_classes=num_classes,
             width=recipe.model.width,
@@ -217,6 +219,8 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
             image_size=image_shape[1:],
             branches=entry.branches(recipe.settings),
         )
+        network: nn.Module = entry.create.network(recipe.settings, classifier)
+        return network
 
 
 def build_method(recipe: Recipe, train: ImageSource) -> Method:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import dat
+from dat.evaluation.attacks import REGISTRY, TITLES
+from dat_engine.data.datasets.registry import SOURCES
 from docs.hooks.build import PICTURES
 from docs.hooks.commands import COMMANDS as DAT_COMMANDS
 from docs.hooks.commands import METHODS, RECIPES, EvaluateFlags, parse_command, profile_options, recipe, run_options
@@ -37,6 +39,18 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@pytest.fixture
+def registries_as_before():
+    """What a page adds to a registry goes when the page has been run."""
+    registries = (METHODS, REGISTRY, TITLES, SOURCES)
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
+
+
+@pytest.mark.usefixtures("registries_as_before")
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name_of)
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     """All blocks of a page in order, sharing names, as a reader would type them."""

@@ -127,11 +127,14 @@ class Guard:
 
     @contextmanager
     def keeping_statistics(self) -> Iterator[None]:
-        """Running statistics are after the block what they were before it."""
-        before = [statistics.copy() for statistics in self._all_statistics]
+        """The model's running statistics are after the block what they were before it.
+
+        Not those of the others: a graph that leads through them is waiting for its backward pass, and writing to what it
+        has saved would break it.
+        """
+        before = self._statistics.copy()
         yield
-        for statistics, saved in zip(self._all_statistics, before, strict=True):
-            statistics.put_back(saved)
+        self._statistics.put_back(before)
 
     @property
     def _diverged(self) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,14 @@ class Method(ABC):
     """How a player beside the classifier gets its gradient: see `dat_engine.step.updates`."""
     weight_perturbation: WeightPerturbation | None = None
     """Where the classifier's gradient is taken; None: at its weights."""
+
+    @classmethod
+    def network(cls, settings: Any, classifier: nn.Module) -> nn.Module:
+        """The network that is trained, validated and evaluated, made of the recipe's `classifier`; by default that itself.
+
+        Called wherever a run's network is built, its checkpoints' too: a purifier in front of the classifier is put there here.
+        """
+        return classifier
 
     def players(self, model: nn.Module) -> tuple[Player, ...]:
         """The networks that take part, first those that are (part of) the classifier `model`.

@@ -47,7 +47,7 @@ class Passes(Protocol):
         """Within the block the classifier's weights are those at which its gradient is to be taken."""
 
     def keeping_statistics(self) -> AbstractContextManager[None]:
-        """What passes within the block do to running statistics is undone at its end."""
+        """What passes of constant examples within the block do to the classifier's running statistics is undone at its end."""
 
     def joint_pass(self, examples: Examples, batch: Batch) -> Outcome:
         """Every group forward in train mode."""

@@ -220,6 +220,7 @@ def purified_classifier() -> nn.Sequential:
         optimizer.zero_grad()
         functional.cross_entropy(trained(batch(index).images), batch(index).targets).backward()
         optimizer.step()
+    optimizer.zero_grad()
     torch.manual_seed(3)
     return nn.Sequential(Purifier(), trained)
 

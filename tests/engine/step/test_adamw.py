@@ -177,7 +177,7 @@ def test_gradients_are_unscaled_before_they_are_clipped():
         loss = module(torch.ones(2, 5)).square().sum()
         guard.begin_step()
         guard.scaled(loss).backward()
-        guard.check(loss, module.parameters())
+        guard.check([loss], module.parameters())
         guard.step(optimizer)
         guard.settle()
     assert float(guard.skipped) == 0

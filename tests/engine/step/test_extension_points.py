@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
 import dat_engine.attack.pgd as pgd
@@ -21,6 +22,7 @@ from dat_engine.step.players import Player
 from dat_engine.step.training_step import TrainingStep
 from dat_kernels.pgd_step import reference
 from tests.engine.step.prototypes import (
+    AWP,
     CLASSES,
     DAJAT,
     EPSILON,
@@ -280,6 +282,32 @@ def test_a_frozen_player_beside_the_model_stays_as_it_is_and_is_saved():
     assert float([step(batch(index)) for index in range(1, 10)][-1]["loss"]) < first
     assert not [name for name, value in method.teacher.state_dict().items() if not torch.equal(value, before[name])]
     assert step.state_dict()["players"].keys() == {"teacher"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dajat", "atop"])
+def test_compiled_follows_eager_and_is_compiled_once(method):
+    """With a ramp, extra views and perturbed weights; with a frozen part, which stays in eval mode."""
+
+    def make(**options):
+        if method == "atop":
+            return training_step(AToP(), purified_classifier(), **options)
+        return training_step(DAJAT(), classifier("base", "aug"), weight_perturbation=AWP(gamma=0.02), **options)
+
+    counters.clear()
+    eager, compiled = make(), make(compiled=True)
+    graphs = []
+    for index in range(4):
+        for step in (eager, compiled):
+            step.progress.set(epoch=index, fraction=index / 4)
+        expected, found = (step(batch(index, extra_views=2)) for step in (eager, compiled))
+        graphs.append(counters["stats"]["unique_graphs"])
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert float(found[name]) == pytest.approx(float(value), rel=1e-4), name
+    assert len(set(graphs)) == 1 and not counters["graph_break"]
+    if method == "atop":
+        assert not any(module.training for module in compiled.model[1].modules())
 
 
 # what a method can get wrong

@@ -116,7 +116,7 @@ def test_a_trainer_refuses_a_loaders_first_batch(tmp_path, way):
 
 def test_images_in_range_pass_and_are_looked_at_once(monkeypatch):
     looks = []
-    monkeypatch.setattr("dat_engine.step.training_step.check_first_batch", lambda *given: looks.append(given))
+    monkeypatch.setattr("dat_engine.step.training_step.check_first_batch", lambda *given, **needed: looks.append(given))
     step = plain_step()
     execute = GraphedStep(step)
     for _ in range(3):

@@ -10,7 +10,7 @@ from dat_engine.data.errors import DataError
 from dat_engine.data.files.files import FileSettings, ImageSource
 from dat_engine.errors import UserError, unknown_name
 
-__all__ = ["SOURCES", "Source", "describe", "load", "needs_files"]
+__all__ = ["SOURCES", "Source", "describe", "in_memory", "load", "needs_files"]
 
 _AS_PUBLISHED = FileSettings()
 
@@ -43,7 +43,9 @@ class Source:
     """Whether it lies under the data root; False where a package brings it."""
 
 
-def _in_memory(name: str, description: DatasetDescription, read: ReadArrays, *, reads_files: bool = True) -> Source:
+def in_memory(name: str, description: DatasetDescription, read: ReadArrays, *, reads_files: bool = True) -> Source:
+    """A data set that is held in memory: what `read` gives is compared with the published `description`."""
+
     def check_size(files: FileSettings) -> None:
         if files.image_size is not None or files.resize is not None:
             _, height, width = description.image_shape
@@ -72,9 +74,9 @@ def _in_memory(name: str, description: DatasetDescription, read: ReadArrays, *, 
 
 
 SOURCES: dict[str, Source] = {
-    "cifar10": _in_memory("cifar10", cifar.CIFAR10, cifar.read_cifar10),
-    "cifar100": _in_memory("cifar100", cifar.CIFAR100, cifar.read_cifar100),
-    "digits": _in_memory("digits", digits.DESCRIPTION, digits.read_digits, reads_files=False),
+    "cifar10": in_memory("cifar10", cifar.CIFAR10, cifar.read_cifar10),
+    "cifar100": in_memory("cifar100", cifar.CIFAR100, cifar.read_cifar100),
+    "digits": in_memory("digits", digits.DESCRIPTION, digits.read_digits, reads_files=False),
     "imagefolder": Source(describe=folders.describe_imagefolder, read=folders.read_imagefolder),
     "imagenet": Source(describe=folders.describe_imagenet, read=folders.read_imagenet),
     "tinyimagenet": Source(describe=tinyimagenet.describe_tinyimagenet, read=tinyimagenet.read_tinyimagenet),

@@ -1,0 +1,48 @@
+"""Run under torchrun by test_many_players.py: prototypes with several networks, on this process's own batches.
+
+Argument: output folder. Every process writes the weights that it ends with, and what the frozen classifier was before.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+import dat_engine.attack.pgd as pgd
+from dat_engine.attack.pgd import per_image
+from dat_engine.distributed import join, leave
+from dat_engine.step.optimizer_settings import SGDSettings
+from dat_engine.step.training_step import TrainingStep
+from dat_kernels.pgd_step import reference
+from tests.engine.step.prototypes import AWP, LASAT, AToP, batch, classifier, purified_classifier
+
+
+def by_the_formula(adversarial, gradient, images, *, step_size, epsilon, out, active):
+    step, radius = (per_image(torch.as_tensor(value)) for value in (step_size, epsilon))
+    reference.forward(adversarial, gradient, images, step, radius, out, None, active)
+
+
+def main(folder: str) -> None:
+    torch.set_num_threads(1)
+    processes = join("cpu")
+    pgd.pgd_step = by_the_formula  # takes values per image whatever the kernel does
+    found = {}
+    for name, method, model in (("las-at", LASAT(), classifier()), ("atop", AToP(), purified_classifier())):
+        first = {key: value.clone() for key, value in model.state_dict().items()}
+        step = TrainingStep(
+            model,
+            method,
+            optimizer=SGDSettings(learning_rate=0.05),
+            weight_perturbation=AWP(gamma=0.02),
+            processes=processes,
+        )
+        skipped = [float(step(batch(10 * index + processes.rank))["skipped"]) for index in range(3)]
+        assert skipped == [0.0, 0.0, 0.0]
+        found[name] = {"first": first, "model": model.state_dict(), "parameters": dict(model.named_parameters())}
+        if name == "las-at":
+            found[name]["policy"] = method.policy.state_dict()
+    torch.save(found, Path(folder) / f"{processes.rank}.pt")
+    leave()
+
+
+main(sys.argv[1])
