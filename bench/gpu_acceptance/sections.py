@@ -70,6 +70,7 @@ GATES = (
         summary="the captured step: same bits, schedule, random numbers, resumption, bad steps, no host wait",
         limit=180,
     ),
+    Section(name="determinism_gates", summary="two runs of one seed under --deterministic: the same bits", limit=150),
     Section(name="capture_failure", summary="a capture that fails: the step runs on, memory does not grow", limit=90),
     Section(name="data_gates", summary="resident loader and prefetching on a side stream", limit=60),
 )

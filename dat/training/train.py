@@ -34,6 +34,7 @@ from dat.training.trained import checkpoint_identity, classifier_state
 from dat_engine.data import DataError, ImageSource
 from dat_engine.distributed import Processes, ProcessesError, join
 from dat_engine.errors import RunFailedError, UserError
+from dat_engine.run.determinism import deterministic, reserve_workspaces
 from dat_engine.run.display import Display, open_display
 from dat_engine.run.durable_file import replacing
 from dat_engine.run.interval import parse_interval
@@ -62,6 +63,8 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         refuse_taken(path)
     device = choose_device(options.device)
     check_without_data(recipe, options.data_root, device)
+    if options.deterministic:
+        reserve_workspaces()
     processes = join(device.type)
     if processes.world_size > 1 and recipe.engine.execution == "graphed":
         raise UserError("one CUDA graph per step serves one process; use --engine.execution compiled with torchrun")
@@ -80,6 +83,7 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         _open_run(recipe, options, path, resume, processes) as run,
         _open_display(options, processes) as display,
         _warnings(options, processes, display),
+        deterministic(options.deterministic),
     ):
         display.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
         say_when_rate_drops(recipe, data.loader.steps_per_epoch, display)

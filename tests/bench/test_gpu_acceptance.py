@@ -33,7 +33,17 @@ def test_every_section_runs_its_code_on_the_cpu(tmp_path, capsys):
     made = set(result["withheld"]) | {targets.BUSY, targets.DATA_SHARE}  # these two need a GPU's profile
     assert made >= {target.figure for target in targets.TARGETS}
     assert result["figures"] == [] and all(target["value"] is None for target in result["targets"])
-    prefixes = ("amplitude_mix", "pgd_step", "pgd_start", "augment", "step:", "graph:", "data:", "optimizer:")
+    prefixes = (
+        "amplitude_mix",
+        "pgd_step",
+        "pgd_start",
+        "augment",
+        "step:",
+        "graph:",
+        "data:",
+        "optimizer:",
+        "deterministic:",
+    )
     names = [gate["name"] for gate in result["gates"]]
     assert all(any(name.startswith(prefix) for name in names) for prefix in prefixes)
 

@@ -136,6 +136,15 @@ def test_download_replaces_damaged_files(fake_cifar10, monkeypatch):
     assert len(load("cifar10", root=fake_cifar10.root, split="train", download=True)) == 20
 
 
+def test_damaged_files_are_named_where_no_download_can_replace_them(fake_cifar10, monkeypatch):
+    path = fake_cifar10.folder / "data_batch_2"
+    path.write_bytes(path.read_bytes()[:100])
+    _no_network(monkeypatch, urllib.error.URLError("Name or service not known"))
+    sentence = _load_error(fake_cifar10.root, download=True)
+    assert sentence.startswith(f"cifar10 file {path} is damaged (md5 ") and "cannot be downloaded" not in sentence
+    assert sentence.endswith("(a download failed: Name or service not known)")
+
+
 def test_missing_root_is_asked_for():
     assert _load_error(None) == (
         "cifar10 is read from files; give the data root, the folder that holds cifar-10-batches-py"

@@ -55,8 +55,9 @@ def read_cifar100(root: Path | None, split: str, download: bool) -> ImageArrays:
 
 def _read(name: str, archive: Any, root: Path | None, split: str, download: bool) -> ImageArrays:
     root = _checked_root(name, archive, root)
-    if download and _problem(name, archive, root) is not None:
-        _download(name, archive, root)
+    problem = _problem(name, archive, root) if download else None
+    if problem is not None:
+        _download(name, archive, root, problem)
     try:
         dataset = archive(root, train=split == "train", download=False)
         return ImageArrays(
@@ -126,11 +127,13 @@ def _problem(name: str, archive: Any, root: Path) -> str | None:
     return None
 
 
-def _download(name: str, archive: Any, root: Path) -> None:
+def _download(name: str, archive: Any, root: Path, problem: str) -> None:
     try:
         with _socket_timeout(_STALLED_AFTER_SECONDS):
             archive(root, train=False, download=True)
     except _DOWNLOAD_FAILED as error:
+        if (root / archive.base_folder).exists():  # what is wrong is in the files that are there
+            raise DataError(f"{problem} (a download failed: {getattr(error, 'reason', error)})") from None
         raise DataError(
             f"{name} cannot be downloaded from {archive.url} to {root} ({getattr(error, 'reason', error)}); "
             f"check network, disk space and permissions, or put the official files into {root / archive.base_folder}"
