@@ -37,7 +37,7 @@ from dat_engine.distributed import Processes, ProcessesError, join
 from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.display import Progress, open_progress
 from dat_engine.run.run_directory import RunDirectory, refuse_taken
-from dat_engine.run.stop import Stop, parse_duration, process_start
+from dat_engine.run.stop import Stop, Stopped, launcher, parse_duration, process_start
 from dat_engine.run.trainer import Ending, Trainer, TrainingPlan
 from dat_engine.step.training_step import TrainingStep
 
@@ -45,7 +45,7 @@ LAUNCH_FILE = ".launch"
 
 
 def train(recipe: Recipe, options: RunOptions) -> int:
-    """Train and evaluate; returns the process's exit code: 0, 130 after Ctrl+C in the evaluation, 143 after a signal before.
+    """Train and evaluate; returns the process's exit code: 0, also at a time limit, 130 after Ctrl+C, 143 after SIGTERM.
 
     Under torchrun every process calls this; the first one writes and speaks.
 
@@ -78,70 +78,72 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         _open_run(recipe, options, path, resume, processes) as run,
         _progress(options, processes) as progress,
         _warnings(options, processes, progress),
+        Stop(time_limit=limit, started=process_start(), launcher=launcher()) as stop,
     ):
         progress.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
         say_when_rate_drops(recipe, data.loader.steps_per_epoch, progress)
-        trainer = _trainer(recipe, options, step, data, run, progress, processes)
+        trainer = _trainer(recipe, options, step, data, run, progress, processes, stop)
         if run.checkpoints.step_paths():
             trainer.resume()
         elif resume and processes.is_main:  # it was killed before its first checkpoint
             run.truncate_metrics(0)
-        ending, stopped = _train(trainer, limit, path)
-        if stopped is None:
-            try:
-                # SIGTERM now ends the process at once: training is saved, and --resume evaluates again
-                _evaluate_result(recipe, run, model, test, progress, ending, trainer, attacks)
-            except KeyboardInterrupt:
-                progress.note(
-                    f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "
-                    f"evaluates it, `dat train --resume --run-dir {path}` evaluates it as the recipe says"
-                )
-                return 130
-            return 0
-        progress.note(
-            f"stopped by {'a signal' if stopped == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
-            f"training; saved in {path}; go on with: dat train --resume --run-dir {path}"
-        )
-        return 143 if stopped == "signal" else 0
-
-
-def _train(trainer: Trainer, limit: float | None, path: Path) -> tuple[Ending, str | None]:
-    """Train; how it ended, and what asked it to stop (None: go on to the evaluation)."""
-    with Stop(time_limit=limit, started=process_start()) as stop:
-        try:
-            ending = trainer.train(stop)
-        except ProcessesError as error:
-            raise ProcessesError(
-                f"{error}, which has died; go on from the newest checkpoint: dat train --resume --run-dir {path}"
-            ) from error
-        except torch.OutOfMemoryError as error:
-            raise RunFailedError(
-                f"{trainer.step.device} has too little memory for this step; use a smaller --batch-size or --model.width"
-            ) from error
-        except DataError:  # a damaged file, found when its turn came
-            raise
-        except UserError as error:  # a full disk: the input was right, the run failed
-            raise RunFailedError(str(error)) from error
+        ending = _train(trainer, stop, path)
         if ending in ("signal", "time limit"):
-            return ending, ending
-        return ending, stop.reason if trainer.processes.world_size == 1 else None
+            return _say_stopped(ending, stop, f"after {trainer.seconds:.0f} s of training; saved", path, progress)
+        try:
+            _evaluate_result(recipe, run, model, test, progress, ending, trainer, attacks, stop)
+        except Stopped as stopped:
+            what = "in the final evaluation; training is complete and saved"
+            return _say_stopped(stopped.ending, stop, what, path, progress)
+        except KeyboardInterrupt:
+            progress.note(
+                f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "
+                f"evaluates it, `dat train --resume --run-dir {path}` evaluates it as the recipe says"
+            )
+            return 130
+        return 0
+
+
+def _say_stopped(ending: str, stop: Stop, what: str, path: Path, progress: Progress) -> int:
+    """The exit code of a run that was stopped, once it has said how to go on."""
+    by = "a signal" if ending == "signal" else "the time limit"
+    progress.note(f"stopped by {by} {what} in {path}; go on with: dat train --resume --run-dir {path}")
+    if ending == "time limit":
+        return 0
+    return stop.exit_code or 143  # 0: another process of the run was told
+
+
+def _train(trainer: Trainer, stop: Stop, path: Path) -> Ending:
+    """Train; errors that are the run's say what to do."""
+    try:
+        return trainer.train(stop)
+    except ProcessesError as error:
+        raise ProcessesError(
+            f"{error}, which has died; go on from the newest checkpoint: dat train --resume --run-dir {path}"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise RunFailedError(
+            f"{trainer.step.device} has too little memory for this step; use a smaller --batch-size or --model.width"
+        ) from error
+    except DataError:  # a damaged file, found when its turn came
+        raise
+    except UserError as error:  # a full disk: the input was right, the run failed
+        raise RunFailedError(str(error)) from error
 
 
 def _open_run(recipe: Recipe, options: RunOptions, path: Path, resume: bool, processes: Processes) -> RunDirectory:
     """The run directory: locked for writing in the main process, which goes first, to look at in the others."""
-    if not processes.is_main:
-        processes.barrier()
-        return RunDirectory.open(path)
-    if resume:
-        run = RunDirectory.resume(path)
-        if (run.config, run.options) != (recipe.to_dict(), options.to_dict()):
-            run.rewrite_config(recipe.to_dict(), options.to_dict())
-    else:
-        run = RunDirectory.create(path, recipe.to_dict(), options=options.to_dict())
-        if processes.world_size > 1:
-            (path / LAUNCH_FILE).write_text(_launch())
-    processes.barrier()
-    return run
+    run: RunDirectory | None = None
+    with processes.failing_together():
+        if processes.is_main and resume:
+            run = RunDirectory.resume(path)
+            if (run.config, run.options) != (recipe.to_dict(), options.to_dict()):
+                run.rewrite_config(recipe.to_dict(), options.to_dict())
+        elif processes.is_main:
+            run = RunDirectory.create(path, recipe.to_dict(), options=options.to_dict())
+            if processes.world_size > 1:
+                (path / LAUNCH_FILE).write_text(_launch())
+    return run or RunDirectory.open(path)
 
 
 def _launch() -> str:
@@ -174,6 +176,7 @@ def _trainer(
     run: RunDirectory,
     progress: Progress,
     processes: Processes,
+    stop: Stop,
 ) -> Trainer:
     validation = data.validation
 
@@ -187,6 +190,7 @@ def _trainer(
             batch_size=recipe.evaluation.batch_size,
             seed=recipe.seed,
             processes=processes,
+            stop=stop,
         )
 
     plan = TrainingPlan(
@@ -220,6 +224,7 @@ def _evaluate_result(
     ending: Ending,
     trainer: Trainer,
     attacks: Sequence[str],
+    stop: Stop,
 ) -> None:
     processes = trainer.processes
     best = run.checkpoints.best_path.exists()
@@ -235,6 +240,7 @@ def _evaluate_result(
         seed=recipe.seed,
         processes=processes,
         on_progress=lambda attack, done: progress.activity(f"evaluating {TITLES[attack]}: {done} images"),
+        stop=stop,
     )
     if not processes.is_main:
         return

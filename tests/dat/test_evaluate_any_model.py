@@ -202,6 +202,9 @@ class Shared(Processes):
     __slots__ = ()
     rows: ClassVar[list[dict]] = []
 
+    def total(self, values):
+        return values  # each looks round alone here
+
     def gather(self, state):
         self.rows.append(dict(state))
         return self.rows

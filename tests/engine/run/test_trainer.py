@@ -92,7 +92,7 @@ def test_writes_steps_epochs_and_checkpoints(tmp_path):
         ran = trainer(run, validate=lambda model: next(scores))
         after_epoch = []
         original = ran._finish_epoch
-        ran._finish_epoch = lambda: (original(), after_epoch.append(weights(ran)))
+        ran._finish_epoch = lambda: (original(), after_epoch.append(weights(ran)))[0]
         with Stop() as stop:
             assert ran.train(stop) == "finished"
         best = run.checkpoints.load_best()
