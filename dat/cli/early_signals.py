@@ -19,7 +19,7 @@ def quiet_signals() -> Iterator[None]:
     that caught it. A SIGINT that the process ignores (nohup, background jobs) stays ignored; the handlers that were there
     come back on leaving. Outside the main thread, where Python allows no handlers, nothing happens.
     """
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ class TorchvisionLoader:
             indices = [self._damaged.stand_in(index) for index in indices]
         samples = _EpochSamples(self._views, self._order, epoch, indices)
 
-        def loader_from(first: int) -> DataLoader[_Collated]:
+        def loader_from(first: int) -> DataLoader[Any]:
             return DataLoader(
                 samples,
                 batch_sampler=[
