@@ -72,8 +72,8 @@ class Processes:
         in which it would wait for the others, or they for it. Nothing may be exchanged inside.
 
         Raises:
-            UserError: this process's own, or, where this one got through, one with the sentence of the first that did not.
-            RunFailedError: likewise.
+            UserError, RunFailedError: this process's own, or, where this one got through, one of the same kind and with the
+                sentence of the first that did not.
         """
         failure: UserError | RunFailedError | None = None
         try:
@@ -87,12 +87,12 @@ class Processes:
         if own is not None and self.world_size == 1:
             raise own
         told: list[Any] = [None] * self.world_size
-        mine = None if own is None else (str(own), isinstance(own, RunFailedError))
+        mine = None if own is None else (type(own), str(own))
         self._exchange(lambda: distributed.all_gather_object(told, mine, group=self.control))
         if own is not None:
             raise own
-        sentence, run_failed = next(answer for answer in told if answer is not None)
-        raise (RunFailedError if run_failed else UserError)(sentence)
+        kind, sentence = next(answer for answer in told if answer is not None)
+        raise kind(sentence)
 
     def distribute(self, module: nn.Module) -> nn.Module:
         """`module` under DistributedDataParallel; its buffers stay each process's own."""
