@@ -1,5 +1,8 @@
 """The ``dat`` command: one file per command, a thin layer over the Python interface."""
 
-from dat.cli.main import main
+from dat.cli.early_signals import quiet_signals
+
+with quiet_signals():
+    from dat.cli.main import main
 
 __all__ = ["main"]

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from dat.cli.early_signals import quiet_signals
 from dat.cli.spoken_warnings import spoken_as
 from dat_engine.errors import RunFailedError, UserError, did_you_mean
 
@@ -21,28 +22,31 @@ REPORT = (
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from dat.cli.train_flags import parse_train_flags
+    with quiet_signals():
+        from dat.cli.train_flags import parse_train_flags
 
-    recipe, options = parse_train_flags(arguments)
-    from dat.training.train import train
+        recipe, options = parse_train_flags(arguments)
+        from dat.training.train import train
 
     return train(recipe, options)
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    from dat.cli.evaluate_flags import parse_evaluate_flags
+    with quiet_signals():
+        from dat.cli.evaluate_flags import parse_evaluate_flags
 
-    flags = parse_evaluate_flags(arguments)
-    from dat.cli.evaluate import evaluate_trained
+        flags = parse_evaluate_flags(arguments)
+        from dat.cli.evaluate import evaluate_trained
 
     return evaluate_trained(flags)
 
 
 def _profile(arguments: Sequence[str]) -> int:
-    from dat.cli.profile_flags import parse_profile_flags
+    with quiet_signals():
+        from dat.cli.profile_flags import parse_profile_flags
 
-    recipes, options = parse_profile_flags(arguments)
-    from dat.profiling.profile import profile
+        recipes, options = parse_profile_flags(arguments)
+        from dat.profiling.profile import profile
 
     return profile(recipes, options)
 
@@ -85,8 +89,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0 done, 1 the run failed or this project has a defect (with its traceback), 2 wrong input, 130 interrupted by Ctrl+C,
-    143 stopped by a signal.
+    0 done, 1 the run failed or this project has a defect (with its traceback), 2 wrong input, 130 stopped by Ctrl+C,
+    143 stopped by SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dat.evaluation.attacks import REGISTRY, Perturb, Victim, parse_attacks
-from dat.evaluation.images import ImagesAndLabels, numbered_batches
+from dat.evaluation.images import ImagesAndLabels, NumberedBatch, numbered_batches
 from dat.evaluation.result import NOT_FINITE, Evaluation, Predictions
+from dat.evaluation.rounds import in_rounds
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import image_gradient
 from dat_engine.attack.verification import (
@@ -28,6 +29,7 @@ from dat_engine.distributed import Processes
 from dat_engine.errors import UserError
 from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_names
+from dat_engine.run.stop import Stop
 
 STANDARD = ("natural", "fgsm", "pgd20", "pgd100", "cw")
 _ALONE = Processes()
@@ -43,6 +45,7 @@ def evaluate(
     seed: int = 0,
     processes: Processes = _ALONE,
     on_progress: Callable[[str, int], None] | None = None,
+    stop: Stop | None = None,
 ) -> Evaluation:
     """Accuracy of `model` on all of `data` under each attack.
 
@@ -57,8 +60,10 @@ def evaluate(
         seed: of the uniform starts; each attack starts anew from it.
         processes: of a run of many, which share the images out; every process gets the whole result.
         on_progress: called with the attack's name and the number of images done.
+        stop: looked at before every batch; where one process of a run of many has a reason to stop, all stop.
 
     Raises:
+        Stopped: `stop` has a reason; there is no result, and the model is as it was found.
         UserError: images, labels or a setting that do not fit, or a model for which no honest figure can be given: other
             logits at every call, logits that depend on the rest of the batch, no gradient, a view that cannot be made right.
     """
@@ -71,22 +76,27 @@ def evaluate(
             f"{type(model).__name__} holds {str(dtype).removeprefix('torch.')} weights, and a robust accuracy is counted in "
             "float32; give model.float()"
         )
-    perturbs: dict[str, Perturb] = {}
+    prepared: list[tuple[Victim, dict[str, Perturb]]] = []
     found: list[Tensor] = []
+
+    def take(batch: NumberedBatch) -> None:
+        images, targets, positions = batch
+        images = images.to(dtype)
+        if not prepared:
+            victim = _victim(model, images, names, epsilon)
+            generators = {name: torch.Generator(device).manual_seed(seed + processes.rank) for name in names}
+            prepared.append((victim, {name: REGISTRY[name].create(victim, generators[name]) for name in names}))
+        victim, perturbs = prepared[0]
+        _check_labels(targets, victim.num_classes)
+        row = [positions, targets.cpu()]
+        for name, perturb in perturbs.items():
+            row.append(_predicted(model, perturb(images, targets), victim.layout).cpu())
+            if on_progress is not None:
+                on_progress(name, sum(part.shape[1] for part in found) + len(images))
+        found.append(torch.stack(row))
+
     with in_eval_mode(model), torch.no_grad():
-        for images, targets, positions in numbered_batches(data, batch_size, device, processes):
-            images = images.to(dtype)
-            if not perturbs:
-                victim = _victim(model, images, names, epsilon)
-                generators = {name: torch.Generator(device).manual_seed(seed + processes.rank) for name in names}
-                perturbs = {name: REGISTRY[name].create(victim, generators[name]) for name in names}
-            _check_labels(targets, victim.num_classes)
-            row = [positions, targets.cpu()]
-            for name, perturb in perturbs.items():
-                row.append(_predicted(model, perturb(images, targets), victim.layout).cpu())
-                if on_progress is not None:
-                    on_progress(name, sum(part.shape[1] for part in found) + len(images))
-            found.append(torch.stack(row))
+        in_rounds(numbered_batches(data, batch_size, device, processes), take, processes, stop)
     return Evaluation(_together(found, names, processes), epsilon)
 
 

@@ -154,18 +154,19 @@ def load_training_data(
     if recipe.limit_train is not None:
         source = take(source, recipe.limit_train, recipe.seed)
     method = build_method(recipe, source)
-    loader = open_loader(
-        recipe.data.loader,
-        source,
-        batch_size=recipe.batch_size,
-        augmentation=augmentation(recipe),
-        workers=recipe.data.workers,
-        seed=recipe.seed,
-        device=device,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        extra_views=method.extra_views,
-    )
+    with processes.failing_together():  # it may decode every file
+        loader = open_loader(
+            recipe.data.loader,
+            source,
+            batch_size=recipe.batch_size,
+            augmentation=augmentation(recipe),
+            workers=recipe.data.workers,
+            seed=recipe.seed,
+            device=device,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            extra_views=method.extra_views,
+        )
     return TrainingData(loader=loader, method=method, train=source, validation=validation)
 
 
@@ -196,11 +197,12 @@ def _file_settings(recipe: Recipe) -> FileSettings:
 def _read(recipe: Recipe, data_root: Path, split: Literal["train", "test"], processes: Processes) -> ImageSource:
     """One split; with many processes the first one reads, and downloads what is missing, before the others look."""
     data, files = recipe.data, _file_settings(recipe)
-    if not processes.is_main:
-        processes.barrier()
-    source = load(data.name, root=data_root, split=split, download=processes.is_main, files=files)
-    if processes.is_main:
-        processes.barrier()
+    source: ImageSource | None = None
+    for first in (True, False):
+        with processes.failing_together():
+            if processes.is_main is first:
+                source = load(data.name, root=data_root, split=split, download=first, files=files)
+    assert source is not None
     return source
 
 

@@ -39,7 +39,7 @@ from dat_engine.run.display import Display, open_display
 from dat_engine.run.durable_file import replacing
 from dat_engine.run.interval import parse_interval
 from dat_engine.run.run_directory import RunDirectory, refuse_taken
-from dat_engine.run.stop import Stop, parse_duration, process_start
+from dat_engine.run.stop import Stop, Stopped, launcher, parse_duration, process_start
 from dat_engine.run.trainer import Ending, Trainer, TrainingPlan
 from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.training_step import TrainingStep
@@ -48,7 +48,7 @@ LAUNCH_FILE = ".launch"
 
 
 def train(recipe: Recipe, options: RunOptions) -> int:
-    """Train and evaluate; returns the process's exit code: 0, 130 after Ctrl+C in the evaluation, 143 after a signal before.
+    """Train and evaluate; returns the process's exit code: 0, also at a time limit, 130 after Ctrl+C, 143 after SIGTERM.
 
     Under torchrun every process calls this; the first one writes and speaks.
 
@@ -84,79 +84,80 @@ def train(recipe: Recipe, options: RunOptions) -> int:
         _open_display(options, processes) as display,
         _warnings(options, processes, display),
         deterministic(options.deterministic),
+        Stop(time_limit=limit, started=process_start(), launcher=launcher()) as stop,
     ):
         display.start(_title(recipe, model, data, path, step, processes), epochs=recipe.epochs)
         say_when_rate_drops(recipe, data.loader.steps_per_epoch, display)
-        trainer = _trainer(recipe, options, step, data, run, display, processes)
+        trainer = _trainer(recipe, options, step, data, run, display, processes, stop)
         if run.checkpoints.step_paths():
             trainer.resume()
         elif resume:  # it was killed before its first checkpoint
             begin_again(run, path, processes)
-        ending, stopped = _train(trainer, limit, path)
-        if stopped is None:
-            try:
-                # SIGTERM now ends the process at once: training is saved, and --resume evaluates again
-                _evaluate_result(recipe, run, step.evaluated_model, test, display, ending, trainer, attacks)
-            except KeyboardInterrupt:
-                display.note(
-                    f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "
-                    f"evaluates it, `dat train --resume --run-dir {path}` evaluates it as the recipe says"
-                )
-                return 130
-            return 0
-        display.note(
-            f"stopped by {'a signal' if stopped == 'signal' else 'the time limit'} after {trainer.seconds:.0f} s of "
-            f"training; saved in {path}; go on with: dat train --resume --run-dir {path}"
-        )
-        return 143 if stopped == "signal" else 0
-
-
-def _train(trainer: Trainer, limit: float | None, path: Path) -> tuple[Ending, str | None]:
-    """Train; how it ended, and what asked it to stop (None: go on to the evaluation)."""
-    with Stop(time_limit=limit, started=process_start()) as stop:
-        try:
-            ending = trainer.train(stop)
-        except ProcessesError as error:
-            raise ProcessesError(
-                f"{error}, which has died; go on from the newest checkpoint: dat train --resume --run-dir {path}"
-            ) from error
-        except NonFiniteError as error:
-            rate = trainer.plan.learning_rate
-            raise NonFiniteError(
-                f"{error}; the newest checkpoint holds them: go on at a lower rate with: dat train --resume --run-dir {path} "
-                f"{flag_of(RATE, '')} {rate / 4:g}"
-            ) from error
-        except torch.OutOfMemoryError as error:
-            raise RunFailedError(
-                f"{trainer.step.device} has too little memory for this step; use a smaller --batch-size or --model.width"
-            ) from error
-        except DataError:  # a damaged file, found when its turn came
-            raise
-        except UserError as error:  # a full disk: the input was right, the run failed
-            raise RunFailedError(str(error)) from error
+        ending = _train(trainer, stop, path)
         if ending in ("signal", "time limit"):
-            return ending, ending
-        return ending, stop.reason if trainer.processes.world_size == 1 else None
+            return _say_stopped(ending, stop, f"after {trainer.seconds:.0f} s of training; saved", path, display)
+        try:
+            _evaluate_result(recipe, run, step.evaluated_model, test, display, ending, trainer, attacks, stop)
+        except Stopped as stopped:
+            what = "in the final evaluation; training is complete and saved"
+            return _say_stopped(stopped.ending, stop, what, path, display)
+        except KeyboardInterrupt:
+            display.note(
+                f"interrupted while evaluating; training is complete and saved in {path}: `dat evaluate {path}` "
+                f"evaluates it, `dat train --resume --run-dir {path}` evaluates it as the recipe says"
+            )
+            return 130
+        return 0
+
+
+def _say_stopped(ending: str, stop: Stop, what: str, path: Path, display: Display) -> int:
+    """The exit code of a run that was stopped, once it has said how to go on."""
+    by = "a signal" if ending == "signal" else "the time limit"
+    display.note(f"stopped by {by} {what} in {path}; go on with: dat train --resume --run-dir {path}")
+    if ending == "time limit":
+        return 0
+    return stop.exit_code or 143  # 0: another process of the run was told
+
+
+def _train(trainer: Trainer, stop: Stop, path: Path) -> Ending:
+    """Train; errors that are the run's say what to do."""
+    try:
+        return trainer.train(stop)
+    except ProcessesError as error:
+        raise ProcessesError(
+            f"{error}, which has died; go on from the newest checkpoint: dat train --resume --run-dir {path}"
+        ) from error
+    except NonFiniteError as error:
+        rate = trainer.plan.learning_rate
+        raise NonFiniteError(
+            f"{error}; the newest checkpoint holds them: go on at a lower rate with: dat train --resume --run-dir {path} "
+            f"{flag_of(RATE, '')} {rate / 4:g}"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise RunFailedError(
+            f"{trainer.step.device} has too little memory for this step; use a smaller --batch-size or --model.width"
+        ) from error
+    except DataError:  # a damaged file, found when its turn came
+        raise
+    except UserError as error:  # a full disk: the input was right, the run failed
+        raise RunFailedError(str(error)) from error
 
 
 def _open_run(recipe: Recipe, options: RunOptions, path: Path, resume: bool, processes: Processes) -> RunDirectory:
     """The run directory: locked for writing in the main process, which goes first, to look at in the others."""
-    if not processes.is_main:
-        processes.barrier()
-        return RunDirectory.open(path)
-    if resume:
-        run = RunDirectory.resume(path, keep_checkpoints=options.checkpoint.keep)
-        if (run.config, run.options) != (recipe.to_dict(), options.to_dict()):
-            run.rewrite_config(recipe.to_dict(), options.to_dict())
-    else:
-        run = RunDirectory.create(
-            path, recipe.to_dict(), options=options.to_dict(), keep_checkpoints=options.checkpoint.keep
-        )
-        if processes.world_size > 1:
-            with replacing(path / LAUNCH_FILE) as file:  # in place of a link by that name too, not through it
-                file.write(_launch().encode())
-    processes.barrier()
-    return run
+    run: RunDirectory | None = None
+    keep = options.checkpoint.keep
+    with processes.failing_together():
+        if processes.is_main and resume:
+            run = RunDirectory.resume(path, keep_checkpoints=keep)
+            if (run.config, run.options) != (recipe.to_dict(), options.to_dict()):
+                run.rewrite_config(recipe.to_dict(), options.to_dict())
+        elif processes.is_main:
+            run = RunDirectory.create(path, recipe.to_dict(), options=options.to_dict(), keep_checkpoints=keep)
+            if processes.world_size > 1:
+                with replacing(path / LAUNCH_FILE) as file:  # in place of a link by that name too, not through it
+                    file.write(_launch().encode())
+    return run or RunDirectory.open(path)
 
 
 def begin_again(run: RunDirectory, path: Path, processes: Processes) -> None:
@@ -208,6 +209,7 @@ def _trainer(
     run: RunDirectory,
     display: Display,
     processes: Processes,
+    stop: Stop,
 ) -> Trainer:
     validation = data.validation
 
@@ -221,6 +223,7 @@ def _trainer(
             batch_size=recipe.evaluation.batch_size,
             seed=recipe.seed,
             processes=processes,
+            stop=stop,
         )
 
     plan = TrainingPlan(
@@ -255,6 +258,7 @@ def _evaluate_result(
     ending: Ending,
     trainer: Trainer,
     attacks: Sequence[str],
+    stop: Stop,
 ) -> None:
     processes = trainer.processes
     best = False
@@ -274,6 +278,7 @@ def _evaluate_result(
         seed=recipe.seed,
         processes=processes,
         on_progress=lambda attack, done: display.activity(f"evaluating {TITLES[attack]}: {done} images"),
+        stop=stop,
     )
     if not processes.is_main:
         return

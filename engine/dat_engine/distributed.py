@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import distributed, nn
 from torch.distributed.rendezvous import rendezvous
+
+from dat_engine.errors import RunFailedError, UserError
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -61,6 +63,36 @@ class Processes:
         """Wait for the others."""
         if self.world_size > 1:
             self._exchange(lambda: distributed.barrier(group=self.control))
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Around what each process does by itself and one alone may have to refuse: a file that is damaged, a label.
+
+        On leaving, the processes tell each other whether they got through. Where one did not, none goes on to an exchange
+        in which it would wait for the others, or they for it. Nothing may be exchanged inside.
+
+        Raises:
+            UserError, RunFailedError: this process's own, or, where this one got through, one of the same kind and with the
+                sentence of the first that did not.
+        """
+        failure: UserError | RunFailedError | None = None
+        try:
+            yield
+        except (UserError, RunFailedError) as error:
+            failure = error
+        if self.total({"failed": failure is not None})["failed"]:
+            self._raise_first(failure)
+
+    def _raise_first(self, own: UserError | RunFailedError | None) -> NoReturn:
+        if own is not None and self.world_size == 1:
+            raise own
+        told: list[Any] = [None] * self.world_size
+        mine = None if own is None else (type(own), str(own))
+        self._exchange(lambda: distributed.all_gather_object(told, mine, group=self.control))
+        if own is not None:
+            raise own
+        kind, sentence = next(answer for answer in told if answer is not None)
+        raise kind(sentence)
 
     def distribute(self, module: nn.Module) -> nn.Module:
         """`module` under DistributedDataParallel; its buffers stay each process's own."""

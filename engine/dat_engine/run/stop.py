@@ -48,13 +48,30 @@ def process_start() -> float:
     return time.monotonic() - max(age, 0.0)
 
 
-class Stop:
-    """Within the context, SIGTERM and the first SIGINT only set `reason`; a second SIGINT raises KeyboardInterrupt.
+_ECHO_SECONDS = 2.0
+"""Within this time a signal that comes again is the same request: GNU timeout signals its child and then the child's whole
+group, torchrun passes on to its workers what the group has received already."""
 
-    `time_limit` seconds after `started` (on `clock`; default: now) `reason` becomes "time limit". The handlers that
-    were there come back on leaving. A SIGINT that the process ignores (nohup, background jobs) stays ignored. Outside
-    the main thread, where Python allows no handlers, only the time limit works. In forked children SIGTERM kills and
-    SIGINT is ignored, so that Ctrl+C leaves loader workers alive for the step that is being finished.
+
+class Stopped(Exception):
+    """Work that looks at a `Stop` between its parts has been left between two of them, for the reason in `ending`."""
+
+    def __init__(self, ending: Literal["signal", "time limit"]) -> None:
+        super().__init__(f"stopped: {ending}")
+        self.ending = ending
+
+
+class Stop:
+    """Within the context, the first SIGTERM or SIGINT only sets `reason`; a second one ends at once.
+
+    At once: SIGINT raises KeyboardInterrupt and SIGTERM SystemExit(143), whichever came first. A signal that a launcher
+    repeats within two seconds (SIGTERM always, SIGINT under torchrun) counts once.
+
+    `time_limit` seconds after `started` (on `clock`; default: now) `reason` becomes "time limit". `launcher`: the process
+    that started this one and whose end is one for this one too; once it has gone, `reason` is "signal", as if it had
+    passed SIGTERM on. The handlers that were there come back on leaving. A SIGINT that the process ignores (nohup, background
+    jobs) stays ignored. Outside the main thread, where Python allows no handlers, no signal is seen. Forked children ignore
+    both signals: who forks, ends its children (`dat_engine.data.loaders.workers`).
     """
 
     def __init__(
@@ -63,18 +80,20 @@ class Stop:
         time_limit: float | None = None,
         started: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        launcher: int | None = None,
     ) -> None:
         self._clock = clock
         self.deadline = None if time_limit is None else (clock() if started is None else started) + time_limit
         self.signal_number: int | None = None
-        self._interrupts = 0
+        self._received_at = 0.0
+        self._launcher = launcher
         self._previous: dict[int, Any] = {}
         self._process = 0
 
     @property
     def reason(self) -> Literal["signal", "time limit"] | None:
         """Why to stop, None to go on; a signal outranks the time limit. Cheap enough for every step."""
-        if self.signal_number is not None:
+        if self.signal_number is not None or (self._launcher is not None and os.getppid() != self._launcher):
             return "signal"
         if self.deadline is not None and self._clock() >= self.deadline:
             return "time limit"
@@ -87,8 +106,10 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """143 after a signal, else 0: a run stopped by its time limit has done what was asked."""
-        return 143 if self.reason == "signal" else 0
+        """143 after SIGTERM, 130 after SIGINT, else 0: a run stopped by its time limit has done what was asked."""
+        if self.reason != "signal":
+            return 0
+        return 128 + (self.signal_number or signal.SIGTERM)
 
     def __enter__(self) -> Self:
         self._process = os.getpid()
@@ -107,12 +128,27 @@ class Stop:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
             return
-        self.signal_number = number
+        now = time.monotonic()
+        if self.signal_number is None:
+            self.signal_number, self._received_at = number, now
+            return
+        echoes = under_torchrun() or number == self.signal_number == signal.SIGTERM
+        if echoes and now - self._received_at < _ECHO_SECONDS:
+            return
         if number == signal.SIGINT:
-            self._interrupts += 1
-            if self._interrupts > 1:
-                raise KeyboardInterrupt
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launcher() -> int | None:
+    """The torchrun that started this process; None for a process that stands alone.
+
+    Alone, the end of the parent means nothing: a shell that has closed, nohup.
+    """
+    return os.getppid() if under_torchrun() else None

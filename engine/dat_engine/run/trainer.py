@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from dat_engine.run.display import Display, EpochRow
 from dat_engine.run.interval import EPOCHS_ONLY, Interval
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
-from dat_engine.run.stop import Stop
+from dat_engine.run.stop import Stop, Stopped
 from dat_engine.run.training_state import STATE_VERSION, check_state_version, check_training_state
 from dat_engine.run.unequal import first_unequal
 from dat_engine.step.guard import NonFiniteError
@@ -67,7 +67,8 @@ class Trainer:
         processes: the run's processes; step, loader and `validate` must be theirs too.
         execute: takes a batch through the step; None: `step` itself. A `dat_engine.step.graph.GraphedStep` of it, say.
         validate: maps the model to percentages after every epoch; `select_by` names the one that the best checkpoint
-            maximises. None: no validation, and the newest checkpoint is the result.
+            maximises. None: no validation, and the newest checkpoint is the result. A validation that looks at the stop
+            between its batches leaves by `dat_engine.run.stop.Stopped`, in all processes alike.
         identity: JSON description of the experiment, stored in every checkpoint; one of another experiment is refused.
         difference: says from a checkpoint's identity and the run's own what makes them two experiments' (None: they are
             one's); default: where they are not equal.
@@ -179,7 +180,7 @@ class Trainer:
     def _train(self, stop: Stop) -> Ending:
         position = self._position
         while position.epoch < self.plan.epochs:
-            ending = self._train_epoch(stop)
+            ending = self._train_epoch(stop) or self._finish_epoch()
             if ending is not None:
                 self.step.guard.raise_if_diverged(step=position.step)
                 self._save()
@@ -187,7 +188,6 @@ class Trainer:
                 if ending == "step limit" and self._recent_means.sums:
                     self._log_step(float(self.step.optimizer.param_groups[0]["lr"]), None)
                 return ending
-            self._finish_epoch()
         return "finished"
 
     def _train_epoch(self, stop: Stop) -> Ending | None:
@@ -196,7 +196,7 @@ class Trainer:
         window_start = clock = self._epoch_started = time.perf_counter()
         window_steps = 0
         shows_every_step = self.step.device.type == "cpu"
-        for batch in prefetched(self.loader.epoch(position.epoch, start_step=first), self.step.device):
+        for batch in self._batches(first):
             if self.plan.max_steps is not None and position.step >= self.plan.max_steps:
                 return "step limit"
             per_epoch = self.loader.steps_per_epoch
@@ -227,6 +227,25 @@ class Trainer:
             if ending is not None:
                 return ending
         return None
+
+    def _batches(self, first: int) -> Iterator[Batch]:
+        """The epoch's batches from step `first` on. Where a process has none to give, none begins the step.
+
+        Raises:
+            UserError, RunFailedError: of the loader, a damaged file say, once a checkpoint holds the steps before it.
+        """
+        batches = prefetched(self.loader.epoch(self._position.epoch, start_step=first), self.step.device)
+        while True:
+            try:
+                with self.processes.failing_together():
+                    batch = next(batches, None)
+            except (UserError, RunFailedError):
+                if self._position.step:
+                    self._save()
+                raise
+            if batch is None:
+                return
+            yield batch
 
     def _asked_to_stop(self, stop: Stop) -> Ending | None:
         """Why to stop after this step; all processes answer alike.
@@ -291,14 +310,21 @@ class Trainer:
                 f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
             )
 
-    def _finish_epoch(self) -> None:
+    def _finish_epoch(self) -> Ending | None:
+        """Validate, log, save; the ending where that is asked to stop: the epoch is then as unfinished as before."""
         position = self._position
         self.step.guard.raise_if_diverged(step=position.step)
         means = self._epoch_means.means(self.processes)
-        self._epoch_means = StepMeans()
+        own_statistics = self.step.guard.statistics.clone()
         self._share_statistics()
         self.display.activity("validating")
-        validation = dict(self.validate(self.step.evaluated_model)) if self.validate is not None else {}
+        try:
+            validation = dict(self.validate(self.step.evaluated_model)) if self.validate is not None else {}
+        except Stopped as stopped:
+            # the mean of means is not theirs to the last bit: a resumed run shares what each process had
+            self.step.guard.statistics.copy_(own_statistics)
+            return stopped.ending
+        self._epoch_means = StepMeans()
         score = validation.get(self.select_by)
         improved = score is not None and (position.best is None or score > position.best)
         if improved:
@@ -331,6 +357,7 @@ class Trainer:
                 best=improved,
             )
         )
+        return None
 
     def _write(self, row: Mapping[str, Any]) -> None:
         if self.processes.is_main:

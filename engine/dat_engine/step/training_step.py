@@ -20,6 +20,7 @@ from dat_engine.distributed import Processes
 from dat_engine.errors import UserError
 from dat_engine.model.branches import branch_layout
 from dat_engine.model.precision import Precision
+from dat_engine.model.strided_convolutions import keep_out_of_channels_last
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.evaluated import evaluated_model
 from dat_engine.step.first_batch import check_first_batch
@@ -76,6 +77,7 @@ class TrainingStep:
         self.precision = precision or Precision()
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=self.precision.memory_format).train()
+        keep_out_of_channels_last(model, self.precision)
         self.method = method
         self.progress = TrainingProgress.at_start(self.device)
         self._processes = processes

@@ -8,6 +8,7 @@ filter; on average less than 0.3 levels in the tests' small images.
 import gc
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,44 @@ def test_a_file_that_dali_alone_cannot_decode_is_found(jpegs):
     with pytest.warns(UserWarning, match=rf"{files.paths[7]} is damaged \(NVIDIA DALI cannot decode it\)"):
         batches = list(loader.epoch(0))
     assert sorted(joined(batches, "indices").tolist()) == sorted([*range(7), 8, *range(8, 12)])
+
+
+@needs_dali
+@pytest.mark.parametrize(
+    "content", [b"", bytes(range(256)) * 8, b"<html>not found</html>"], ids=["empty", "bytes", "text"]
+)
+def test_dali_is_never_given_what_is_no_image(jpegs, monkeypatch, content):
+    files = jpegs(12, on_damaged="skip")
+    Path(files.paths[7]).write_bytes(content)
+    asked = []
+    request = FileRequests.request
+    monkeypatch.setattr(
+        FileRequests, "request", lambda self, indices, *place: asked.extend(indices) or request(self, indices, *place)
+    )
+    loader = DaliLoader(files, batch_size=4, augmentation=PADDED, seed=5, device="cpu", threads=2)
+    with pytest.warns(UserWarning, match=rf"{files.paths[7]} is damaged \(not an image in a known format\)"):
+        batches = list(loader.epoch(0))
+    assert len(batches) == 3 and loader.damaged_files == (files.paths[7],)
+    assert 7 not in asked and asked.count(8) == 2
+    with pytest.raises(DataError, match=rf"{files.paths[7]} is damaged"):
+        list(
+            DaliLoader(
+                replace(files, on_damaged="fatal"), batch_size=4, augmentation=PADDED, seed=5, device="cpu", threads=2
+            ).epoch(0)
+        )
+
+
+@needs_dali
+def test_a_header_is_read_once(jpegs, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "dat_engine.data.loaders.dali_requests.size_in_file", lambda path: read.append(path) or (20, 16)
+    )
+    files = jpegs(12)
+    loader = DaliLoader(files, batch_size=4, augmentation=PADDED, seed=5, device="cpu")
+    for epoch in range(2):
+        list(loader.epoch(epoch))
+    assert sorted(read) == sorted(files.paths)
 
 
 @needs_dali

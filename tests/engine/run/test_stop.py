@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dat_engine.run.stop import Stop, parse_duration, process_start
+from dat_engine.run.stop import Stop, launcher, parse_duration, process_start
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -64,12 +64,12 @@ class TestParseDuration:
 
 
 class TestSignals:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_the_first_signal_only_sets_the_reason(self, number):
+    @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    def test_the_first_signal_only_sets_the_reason(self, number, exit_code):
         with Stop() as stop:
             assert (stop.reason, stop.exit_code) == (None, 0)
             signal.raise_signal(number)
-            assert (stop.reason, stop.exit_code) == ("signal", 143)
+            assert (stop.reason, stop.exit_code) == ("signal", exit_code)
             assert stop.signal_number == number
 
     def test_the_second_interrupt_is_immediate(self):
@@ -77,12 +77,38 @@ class TestSignals:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    def test_sigterm_never_raises_and_does_not_count_as_an_interrupt(self):
-        with Stop() as stop:
+    @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+    def test_a_later_sigterm_is_immediate(self, monkeypatch, first):
+        now = [100.0]
+        monkeypatch.setattr("dat_engine.run.stop.time.monotonic", lambda: now[0])
+        with pytest.raises(SystemExit) as ended, Stop():
+            signal.raise_signal(first)
+            now[0] += 2.1
+            signal.raise_signal(signal.SIGTERM)
+        assert ended.value.code == 143
+
+    def test_what_a_launcher_repeats_counts_once(self, monkeypatch):
+        with Stop() as stop:  # as GNU timeout does, to its child and to its group
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
+            assert stop.exit_code == 143
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+        with Stop() as stop:  # Ctrl+C reaches torchrun and its workers, and torchrun passes it on
             signal.raise_signal(signal.SIGINT)
-            assert stop.reason == "signal"
+            signal.raise_signal(signal.SIGINT)
+            assert stop.exit_code == 130
+
+    def test_a_launcher_that_is_gone_stands_for_its_sigterm(self, monkeypatch):
+        parent = [os.getppid()]
+        monkeypatch.setattr("dat_engine.run.stop.os.getppid", lambda: parent[0])
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+        stop, alone = Stop(launcher=launcher()), Stop()
+        assert stop.reason is None
+        parent[0] = 1
+        assert (stop.reason, stop.exit_code) == ("signal", 143)
+        assert alone.reason is None
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+        assert launcher() is None  # a shell that closes is nobody's end
 
     @pytest.mark.parametrize("leave_by", [None, RuntimeError, KeyboardInterrupt])
     def test_handlers_come_back_however_the_context_is_left(self, leave_by):
@@ -126,23 +152,23 @@ class TestSignals:
         thread.join()
         assert seen == [("time limit", before)]
 
-    def test_a_forked_worker_dies_of_sigterm_and_outlives_an_interrupt(self):
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_forked_child_leaves_signals_to_its_parent(self, number):
         with Stop() as stop:
-            for number, ending in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 7)):
-                read_end, write_end = os.pipe()
-                worker = os.fork()
-                if worker == 0:
-                    os.write(write_end, b".")
-                    try:
-                        time.sleep(0.3)
-                        os._exit(7)
-                    finally:
-                        os._exit(8)
-                os.read(read_end, 1)
-                os.kill(worker, number)
-                assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == ending
-                os.close(read_end)
-                os.close(write_end)
+            read_end, write_end = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(write_end, b".")
+                try:
+                    time.sleep(0.3)
+                    os._exit(7)
+                finally:
+                    os._exit(8)
+            os.read(read_end, 1)
+            os.kill(child, number)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            os.close(read_end)
+            os.close(write_end)
             assert stop.reason is None
 
     def test_a_process_finishes_its_step_and_exits_143(self):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from dat_engine.data import Augmentation, ImageArrays, ResidentLoader
+from dat_engine.data import Augmentation, DataError, ImageArrays, ResidentLoader
 from dat_engine.run.checkpoint import CheckpointError
 from dat_engine.run.display import Display
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
-from dat_engine.run.stop import Stop
+from dat_engine.run.stop import Stop, Stopped
 from dat_engine.run.trainer import Trainer, TrainingPlan
 from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.method import Examples, Method
@@ -92,7 +92,7 @@ def test_writes_steps_epochs_and_checkpoints(tmp_path):
         ran = trainer(run, validate=lambda model: next(scores))
         after_epoch = []
         original = ran._finish_epoch
-        ran._finish_epoch = lambda: (original(), after_epoch.append(weights(ran)))
+        ran._finish_epoch = lambda: (original(), after_epoch.append(weights(ran)))[0]
         with Stop() as stop:
             assert ran.train(stop) == "finished"
         best = run.checkpoints.load_best()
@@ -179,3 +179,62 @@ def test_learning_rate_follows_the_schedule(tmp_path):
         rates = [row["lr"] for row in rows(run) if "loss" in row]
     schedule = Schedule(kind="cosine")
     assert rates == pytest.approx([0.05 * schedule.factor((step - 1) / 5, 3) for step in (2, 4, 6, 8, 10, 12, 14)])
+
+
+def test_a_stop_in_a_validation_is_resumed_as_if_it_had_never_been(tmp_path):
+    def scores():
+        return iter(
+            [{"natural": 50.0, "pgd20": 10.0}, {"natural": 60.0, "pgd20": 30.0}, {"natural": 7.0, "pgd20": 2.0}]
+        )
+
+    with RunDirectory.create(tmp_path / "whole", {}) as run:
+        given_whole = scores()
+        whole = trainer(run, validate=lambda model: next(given_whole))
+        with Stop() as stop:
+            whole.train(stop)
+        expected = rows(run)
+    given = scores()
+    calls = []
+
+    def validate(model):
+        calls.append(len(calls))
+        if len(calls) == 2:  # that of the second epoch
+            raise Stopped("signal")
+        return next(given)
+
+    with RunDirectory.create(tmp_path / "parts", {}) as run:
+        with Stop() as stop:
+            assert trainer(run, validate=validate).train(stop) == "signal"
+        assert [row["epoch"] for row in rows(run) if "epoch_loss" in row] == [1]
+        again = trainer(run, validate=validate)
+        again.resume()
+        with Stop() as stop:
+            assert again.train(stop) == "finished"
+        found = rows(run)
+    assert len(calls) == 4
+    for name, value in weights(again).items():
+        assert torch.equal(value, weights(whole)[name]), name
+    timeless = [
+        [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")} for row in part]
+        for part in (found, expected)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_loader_that_fails_leaves_a_checkpoint_of_the_steps_before(tmp_path):
+    with RunDirectory.create(tmp_path / "run", {}) as run:
+        ran = trainer(run)
+        whole_epoch = ran.loader.epoch
+
+        def epoch(number, *, start_step=0):
+            for step, batch in enumerate(whole_epoch(number, start_step=start_step), start=start_step):
+                if step == 3:
+                    raise DataError("image file a.jpg is damaged")
+                yield batch
+
+        ran.loader.epoch = epoch
+        with Stop() as stop, pytest.raises(DataError, match=r"a\.jpg"):
+            ran.train(stop)
+        again = trainer(run)
+        again.resume()
+        assert again._position.step == 3

@@ -44,11 +44,18 @@ class ArrayRequests:
 
 
 class FileRequests:
-    """Files, each as a whole."""
+    """Files, each as a whole.
+
+    The header of a file is read here the first time that the file is wanted, and its size is kept: DALI is not given what is
+    no image at all. It reports an empty file, or one of random bytes, as an error, but with two or more decoder threads that
+    error has been seen to end in a segmentation fault. (Measured: 40 µs of CPU time per file, once, where decoding takes
+    220 µs at 64 pixels and 800 µs at 224.)
+    """
 
     def __init__(self, files: ImageFiles) -> None:
         self._files = files
         self._damaged = CorruptFiles(files)
+        self._sizes = torch.zeros(len(files), 2, dtype=torch.int32)  # (0, 0): not known yet
 
     @property
     def damaged_files(self) -> tuple[str, ...]:
@@ -59,8 +66,18 @@ class FileRequests:
         return centre_views(self._files, batch_size=batch_size, threads=threads, device=device)
 
     def usable(self, index: int) -> int:
-        """The sample to ask for in place of this one: itself unless it is known to be damaged."""
-        return self._damaged.stand_in(index)
+        """The sample to ask for in place of this one: itself unless it is known to be damaged, or found here to be.
+
+        Raises DataError where a file cannot be read, or damaged ones are fatal.
+        """
+        index = self._damaged.stand_in(index)
+        while not self._sizes[index].any():
+            try:
+                self._sizes[index] = torch.tensor(size_in_file(self._files.paths[index]), dtype=torch.int32)
+            except CorruptImage as error:
+                self._damaged.record(index, str(error))
+                index = self._damaged.stand_in(index)
+        return index
 
     def request(self, indices: list[int], epoch: int, step: int) -> Any:
         """What to hand to the pipeline for these samples at this position."""
@@ -93,7 +110,7 @@ class FileRequests:
 class WindowRequests(FileRequests):
     """Files, each with the random windows that are to be cut out of it, one for every augmented view.
 
-    A window depends on the file's size, which is read from the file's header the first time and kept.
+    A window depends on the file's size.
     """
 
     def __init__(self, files: ImageFiles, augmentation: RandomResizedCrop, order: EpochSampler, views: int) -> None:
@@ -101,24 +118,12 @@ class WindowRequests(FileRequests):
         self._augmentation = augmentation
         self._order = order
         self._views = range(views)
-        self._sizes = torch.zeros(len(files), 2, dtype=torch.int32)  # (0, 0): not known yet
 
     def pipeline(self, *, batch_size: int, threads: int, device: torch.device) -> ViewsPipeline:
         """A new pipeline that answers these requests with (originals, windows, ...)."""
         return centre_and_window_views(
             self._files, windows=len(self._views), batch_size=batch_size, threads=threads, device=device
         )
-
-    def usable(self, index: int) -> int:
-        """As for `FileRequests`; a file without a readable header is found here."""
-        index = super().usable(index)
-        while not self._sizes[index].any():
-            try:
-                self._sizes[index] = torch.tensor(size_in_file(self._files.paths[index]), dtype=torch.int32)
-            except CorruptImage as error:
-                self._damaged.record(index, str(error))
-                index = super().usable(index)
-        return index
 
     def request(self, indices: list[int], epoch: int, step: int) -> Any:
         """What to hand to the pipeline for these samples at this position."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from dat_engine.data.errors import DataError
 from dat_engine.data.files.corrupt import CorruptFiles
 from dat_engine.data.files.decoding import CorruptImage, centre_view, decode, examine
 from dat_engine.data.files.files import ImageFiles, ImageSource
+from dat_engine.data.loaders.workers import batches_of_workers
 from dat_engine.data.sampler import EpochSampler
 from dat_engine.errors import UserError
 
@@ -81,18 +83,21 @@ class TorchvisionLoader:
         if self._damaged is not None:
             indices = [self._damaged.stand_in(index) for index in indices]
         samples = _EpochSamples(self._views, self._order, epoch, indices)
-        loader = DataLoader(
-            samples,
-            batch_sampler=[
-                list(range(step * self.batch_size, (step + 1) * self.batch_size))
-                for step in range(start_step, self.steps_per_epoch)
-            ],
-            num_workers=self._workers,
-            pin_memory=self._device.type == "cuda",
-            # Without one of its own the DataLoader would draw its worker seed from torch's global generator.
-            generator=torch.Generator(),
-        )
-        for collated in loader:
+
+        def loader_from(first: int) -> DataLoader[Any]:
+            return DataLoader(
+                samples,
+                batch_sampler=[
+                    list(range(step * self.batch_size, (step + 1) * self.batch_size))
+                    for step in range(first, self.steps_per_epoch)
+                ],
+                num_workers=self._workers,
+                pin_memory=self._device.type == "cuda",
+                # Without one of its own the DataLoader would draw its worker seed from torch's global generator.
+                generator=torch.Generator(),
+            )
+
+        for collated in batches_of_workers(loader_from, start_step):
             yield self._batch(collated, samples)
 
     def _batch(self, collated: _Collated, samples: "_EpochSamples") -> Batch:
