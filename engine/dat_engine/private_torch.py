@@ -6,10 +6,11 @@ Each function says with which releases it was seen to work and what public thing
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
     "DispatchMode",
@@ -25,6 +26,7 @@ __all__ = [
     "sums",
     "unscale_and_find_nonfinite_",
     "update_loss_scale_",
+    "without_dispatch_modes",
 ]
 
 DispatchMode = TorchDispatchMode
@@ -117,3 +119,9 @@ def release_pool(device_index: int, pool: tuple[int, int]) -> None:
     Needed on 2.11 as `end_allocation_to_pool` is.
     """
     torch._C._cuda_releasePool(device_index, pool)
+
+
+def without_dispatch_modes() -> AbstractContextManager[object]:
+    """Within the block no mode counts or records operations. Seen on 2.15; nothing public does it."""
+    context: AbstractContextManager[object] = _disable_current_modes()
+    return context

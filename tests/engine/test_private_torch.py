@@ -15,6 +15,7 @@ NOT_STABLE = ("torch.distributed.nn",)
 ALLOWED = {
     # the base class of all BatchNorms: isinstance with it is how torch itself asks, and nothing public tells them apart
     "torch.nn.modules.batchnorm._BatchNorm",
+    "torch.nn.modules.batchnorm._NormBase",  # with InstanceNorm: what may keep running statistics
 }
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
+from dat_engine import private_torch
 from dat_engine.data import Batch, DataError
 
 TOLERANCE = 1e-4
@@ -108,7 +108,7 @@ def _classes(model: nn.Module, image: Tensor) -> int | None:
     # eval: no statistics, no random numbers; what counts or records operations is not told of this one
     model.eval()
     try:
-        with torch.no_grad(), _disable_current_modes():
+        with torch.no_grad(), private_torch.without_dispatch_modes():
             logits = model(image.to(parameter.dtype))
     except RuntimeError as error:
         if first is not None and first.in_channels != image.shape[1]:
