@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from dat.recipes import Recipe
 from dat.recipes.reading import recipe_from_dict
-from dat.training.build import build_model
+from dat.training.build import build_model, choose_device
 from dat.training.options import recorded_data_root
 from dat_engine.data import ImageSource
 from dat_engine.errors import UserError
@@ -41,6 +42,29 @@ def checkpoint_identity(recipe: Recipe, data: ImageSource) -> dict[str, Any]:
     }
 
 
+def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint the classifier's state that is evaluated, as `TrainingStep.evaluated_model` is in training."""
+    weights: dict[str, Any] = state["training"]["model"]
+    return weights
+
+
+def load_model(path: str | Path, *, device: str = "cpu") -> nn.Module:
+    """A trained classifier in eval mode: images [B, C, H, W] in [0, 1] -> logits [B, K] of the BatchNorm branch ``base``.
+
+    Ordinary to whatever attacks or deploys a module (torchattacks, foolbox, ART, AutoAttack): it normalises nothing that its
+    caller would have to know of.
+
+    Args:
+        path: a run directory, which stands for its best checkpoint, or its newest where none was selected; or a
+            checkpoint file.
+        device: cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: nothing there, damaged, not a checkpoint of dat-engine, or a device that is not there.
+    """
+    return load_trained(Path(path), choose_device(device)).model
+
+
 def load_trained(source: Path, device: torch.device) -> Trained:
     """From a run directory (its best checkpoint, or its newest where none was selected) or a checkpoint file.
 
@@ -64,7 +88,7 @@ def load_trained(source: Path, device: torch.device) -> Trained:
     channels, height, width = identity["image_shape"]
     class_names = tuple(identity["class_names"])
     model = build_model(recipe, len(class_names), (channels, height, width)).to(device)
-    model.load_state_dict(state["training"]["model"])
+    model.load_state_dict(evaluated_weights(state))
     return Trained(
         model=model.eval(),
         recipe=recipe,
