@@ -84,6 +84,11 @@ def load_trained(source: Path, device: torch.device) -> Trained:
     if "identity" not in state or "training" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of a training run")
     identity = state["identity"]
+    if "own" in identity:
+        raise UserError(
+            f"{path} is of a dat.Trainer, which alone knows the network; build both again, with run_dir={str(source)!r}, "
+            "and call fit(resume=True), after which the network holds the chosen weights"
+        )
     recipe = recipe_from_dict(identity["recipe"])
     channels, height, width = identity["image_shape"]
     class_names = tuple(identity["class_names"])

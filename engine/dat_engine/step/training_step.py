@@ -138,7 +138,8 @@ class TrainingStep:
         self._steps_done.add_(1)
         predictions = outcome.logits[self.method.adversarial_group].detach().argmax(dim=1)
         metrics = {name: term.detach() for name, term in outcome.terms.items()}
-        metrics["accuracy"] = (predictions == batch.targets).float().mean()
+        classes = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(dim=1)
+        metrics["accuracy"] = (predictions == classes).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
         return metrics
 
@@ -148,7 +149,7 @@ class TrainingStep:
         For whoever captures a graph: the look waits for the device.
         """
         if not self._has_seen_a_batch:
-            check_first_batch(batch, self.model)
+            check_first_batch(batch, self.model, takes_soft_labels=self.method.takes_soft_labels)
             self._has_seen_a_batch = True
 
     @property
