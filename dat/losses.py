@@ -10,8 +10,10 @@ from dat_engine.attack.pgd import LogitGradient
 
 
 def smoothed_targets(targets: Tensor, num_classes: int, label_smoothing: float, dtype: torch.dtype) -> Tensor:
-    """Labels [B] -> probabilities [B, K]: ``(1 - s) * onehot + s / K``."""
+    """Labels [B], or soft labels [B, K] in place of onehot -> probabilities [B, K]: ``(1 - s) * onehot + s / K``."""
     off = label_smoothing / num_classes
+    if targets.ndim == 2:
+        return targets.to(dtype) * (1.0 - label_smoothing) + off
     smoothed = torch.full((targets.shape[0], num_classes), off, device=targets.device, dtype=dtype)
     return smoothed.scatter_(1, targets[:, None], 1.0 - label_smoothing + off)
 
@@ -55,7 +57,7 @@ def dat_loss(
 
     Args:
         clean, adversarial, mixed, mixed_adversarial: logits [B, K] of x, x', the amplitude-mixed image and its x'.
-        targets: labels [B], int64.
+        targets: labels [B], int64, or soft labels [B, K].
         beta, omega: weights of the KL and of the JS divergence.
         label_smoothing: s in [0, 1).
     """

@@ -57,6 +57,7 @@ def test_the_wheel_holds_our_packages_and_nothing_else(wheel):
         for file in folder.rglob("*.py")
     }
     assert {name for name in names if name.endswith(".py")} == modules
+    assert {name for name in names if name.endswith("py.typed")} == {f"{package}/py.typed" for package in OURS}
 
 
 @pytest.mark.parametrize("ours_first", [True, False])

@@ -26,9 +26,9 @@ def _train(arguments: Sequence[str]) -> int:
         from dat.cli.train_flags import parse_train_flags
 
         recipe, options = parse_train_flags(arguments)
-        from dat.training.train import train
+        from dat.cli.train import train_by_flags
 
-    return train(recipe, options)
+    return train_by_flags(recipe, options)
 
 
 def _evaluate(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from dat.cli.number_text import parse_number
 from dat.methods import method_entry
@@ -74,16 +74,24 @@ def with_fields(
     Raises:
         UserError: a field that is not known, or whose value is of another type or out of range.
     """
-    source = "" if source is None else f"{source}: "
-    nested = _nested_fields(given, base.method, source)
-    place = _Place(method=base.method, source=source, besides=tuple(besides))
+    start = "" if source is None else f"{source}: "
+    nested = _nested_fields(given, base.method, start)
     settings = nested.get("settings", {})
-    read = _settings(Recipe, {**nested, "epochs": base.epochs}, base, "", place)
+    read = with_exactly(base, {**nested, "epochs": base.epochs}, source=source, besides=besides)
     if "epochs" in nested:
-        epochs = _value(int, nested["epochs"], f"{source}epochs")
-        read = _with_epochs(read, epochs, nested.get("schedule", {}), source)
+        epochs = _value(int, nested["epochs"], f"{start}epochs")
+        read = _with_epochs(read, epochs, nested.get("schedule", {}), start)
     named = settings if isinstance(settings, Mapping) else [field.name for field in dataclass_fields(settings)]
     return with_data_of(replace(read, data=base.data), read.data, keep=named)
+
+
+def with_exactly(
+    base: Recipe, given: Mapping[str, Any], *, source: str | None = None, besides: Collection[str] = ()
+) -> Recipe:
+    """`with_fields`, but that nothing follows from what is given: for a run that goes on, whose schedule is what it is."""
+    start = "" if source is None else f"{source}: "
+    place = _Place(method=base.method, source=start, besides=tuple(besides))
+    return cast(Recipe, _settings(Recipe, _nested_fields(given, base.method, start), base, "", place))
 
 
 def _with_epochs(read: Recipe, epochs: int, schedule: Any, source: str) -> Recipe:

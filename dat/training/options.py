@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -13,6 +13,7 @@ from dat_engine.errors import UserError
 from dat_engine.run.interval import parse_interval
 from dat_engine.run.stop import parse_duration
 
+DisplayStyle = Literal["auto", "terminal", "plain", "silent"]
 DEFAULT_DATA_ROOT = Path("data")
 
 
@@ -52,12 +53,14 @@ class RunOptions:
     """Go on with the run in the run directory from its newest checkpoint; recipe and flags are those of its config.json."""
     config: Path | None = None
     """Recipe file: the config.json of another run, or YAML or JSON of that form; flags override its fields."""
-    progress: Literal["auto", "terminal", "plain", "silent"] = "auto"
+    progress: DisplayStyle = "auto"
     """How progress is shown; auto: a live display on a terminal, lines elsewhere."""
 
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_steps < 1:
             raise UserError(f"max_steps must be at least 1; got {self.max_steps}")
+        if self.progress not in get_args(DisplayStyle):
+            raise UserError(f"progress must be one of {', '.join(get_args(DisplayStyle))}; got {self.progress!r}")
         if self.time_limit is not None:
             parse_duration(self.time_limit)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dat.recipes import Recipe
 from dat.recipes.reading import recipe_from_dict
-from dat.training.build import build_model
+from dat.training.build import build_model, choose_device
 from dat.training.options import recorded_data_root
 from dat_engine.data import ImageSource
 from dat_engine.errors import UserError
@@ -42,6 +42,23 @@ def checkpoint_identity(recipe: Recipe, data: ImageSource) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "image_shape": list(data.image_shape),
     }
+
+
+def load_model(path: str | Path, *, device: str = "cpu") -> nn.Module:
+    """A trained classifier in eval mode: images [B, C, H, W] in [0, 1] -> logits [B, K] of the BatchNorm branch ``base``.
+
+    Ordinary to whatever attacks or deploys a module (torchattacks, foolbox, ART, AutoAttack): it normalises nothing that its
+    caller would have to know of.
+
+    Args:
+        path: a run directory, which stands for its best checkpoint, or its newest where none was selected; or a
+            checkpoint file.
+        device: cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: nothing there, damaged, not a checkpoint of dat-engine, or a device that is not there.
+    """
+    return load_trained(Path(path), choose_device(device)).model
 
 
 def load_trained(source: Path, device: torch.device) -> Trained:
@@ -90,6 +107,11 @@ def classifier_state(state: Mapping[str, Any], model: nn.Module, path: Path) -> 
 def _identity(state: Mapping[str, Any], path: Path) -> tuple[Recipe, tuple[str, ...], tuple[int, int, int]]:
     """What `checkpoint_identity` wrote."""
     identity = state.get("identity")
+    if isinstance(identity, Mapping) and "own" in identity:
+        raise UserError(
+            f"{path} is of a dat.Trainer, which alone knows the network; build both again, with the same run_dir, and call "
+            "fit(resume=True), after which the network holds the chosen weights"
+        )
     if not isinstance(identity, Mapping) or not isinstance(identity.get("recipe"), Mapping):
         raise CheckpointError(f"{path} is not a checkpoint of a training run: it names no recipe")
     names, shape = identity.get("class_names"), identity.get("image_shape")

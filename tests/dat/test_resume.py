@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import dat.training.train
 from dat.cli import main
 from dat.cli.train_flags import parse_train_flags
 from dat.recipes.reading import recipe_from_dict
@@ -98,7 +97,7 @@ def test_ctrl_c_while_evaluating_says_what_is_saved(run, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dat.training.train, "evaluate", interrupted)
+    monkeypatch.setattr("dat.training.result.evaluate", interrupted)
     assert main(["train", "--resume", "--run-dir", str(run)]) == 130
     said = capsys.readouterr().out
     assert f"training is complete and saved in {run}" in said and f"dat evaluate {run}" in said

@@ -31,6 +31,7 @@ class DATMethod(Method):
     layout = ("base", "base", "mix", "mix")
     attack_layouts = (("base",), ("mix",), ("base", "mix"))
     adversarial_group = 1
+    takes_soft_labels = True
 
     def __init__(self, settings: DAT, task: Task) -> None:
         self.settings = settings

@@ -20,6 +20,7 @@ class PGDATMethod(Method):
     """See the module; one group, x'."""
 
     attack_layouts = (("base",),)
+    takes_soft_labels = True
 
     def __init__(self, settings: PGDAT, task: Task) -> None:
         self.num_classes = task.num_classes

@@ -16,6 +16,8 @@ from dat_engine.step.progress import TrainingProgress
 class PlainMethod(Method):
     """See the module; one group, x."""
 
+    takes_soft_labels = True
+
     def __init__(self, settings: Plain, task: Task) -> None:
         self.settings = settings
 

@@ -23,6 +23,7 @@ class TRADESMethod(Method):
     layout = ("base", "base")
     attack_layouts = (("base",),)
     adversarial_group = 1
+    takes_soft_labels = True
 
     def __init__(self, settings: TRADES, task: Task) -> None:
         self.settings = settings

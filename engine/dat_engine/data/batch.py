@@ -14,8 +14,9 @@ class Batch:
     """One training batch on the device.
 
     images: float32 [B, C, H, W] in [0, 1], the augmented view; originals: the same samples un-augmented;
-    targets: int64 [B]; indices: int64 [B], positions of the samples in the split; extra_views: float32 [V, B, C, H, W],
-    V further augmented views with draws of their own, None where the loader was asked for none.
+    targets: int64 [B], or soft labels, float32 [B, K], where the method takes them; indices: int64 [B], positions of the
+    samples in the split; extra_views: float32 [V, B, C, H, W], V further augmented views with draws of their own, None where
+    the loader was asked for none.
 
     Where a damaged file is skipped, all of them are those of the sample that takes its place.
     """

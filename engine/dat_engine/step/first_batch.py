@@ -16,10 +16,11 @@ TOLERANCE = 1e-4
 """How far interpolation and rounding may carry a value out of [0, 1]."""
 
 
-def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0) -> None:
+def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0, takes_soft_labels: bool = False) -> None:
     """Hold a batch to what `dat_engine.data.Batch` promises and to what `model` (on the batch's device) takes and gives.
 
-    Neither the model nor a random state is changed. `extra_views`: how many the method needs.
+    Neither the model nor a random state is changed. `extra_views`: how many the method needs. Where soft labels are taken,
+    targets may be [B, K] probabilities.
 
     Raises:
         DataError: images or originals that are not floating-point [B, C, H, W] in [0, 1], a number of channels that the
@@ -34,6 +35,9 @@ def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0) -
         )
     _check_extra_views(batch, extra_views)
     targets = batch.targets
+    if targets.is_floating_point() and targets.ndim == 2:
+        _check_soft_labels(targets, len(batch.images), _classes(model, batch.images[:1]), takes_soft_labels)
+        return
     if targets.dtype != torch.int64 or targets.shape != batch.images.shape[:1]:
         raise DataError(
             f"the first batch's targets are {targets.dtype} of shape {tuple(targets.shape)}; training needs one class number "
@@ -46,6 +50,25 @@ def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0) -
         raise DataError(
             f"the first batch's targets run from {lowest} to {highest}; they must lie in {room}: number the classes from 0, "
             "or build the model for more of them"
+        )
+
+
+def _check_soft_labels(targets: Tensor, images: int, classes: int | None, taken: bool) -> None:
+    if not taken:
+        raise DataError(
+            f"the first batch's targets are soft labels of shape {tuple(targets.shape)} and this method needs one class number "
+            "per image; give int64 targets, targets.argmax(1) for instance, or use a method that takes soft labels"
+        )
+    if len(targets) != images or (classes is not None and targets.shape[1] != classes):
+        raise DataError(
+            f"the first batch's soft labels have the shape {tuple(targets.shape)} for {images} images"
+            f"{'' if classes is None else f' and a model of {classes} classes'}; give one row of class probabilities per image"
+        )
+    sums = targets.sum(dim=1)
+    if not (bool((targets >= 0).all()) and bool(((sums - 1).abs() <= TOLERANCE).all())):  # NaN fails too
+        raise DataError(
+            f"the first batch's soft labels have rows that sum to {float(sums.min()):.4g}..{float(sums.max()):.4g} or values "
+            "below 0; each row must be probabilities that sum to 1: divide it by its sum, logits go through softmax"
         )
 
 

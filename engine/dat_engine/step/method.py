@@ -69,6 +69,8 @@ class Method(ABC):
     """Augmented views of every image that the method needs beside the batch's first (`Batch.extra_views`)."""
     adversarial_group: int = -1
     """Index of the group whose accuracy is the training accuracy that is shown."""
+    takes_soft_labels: bool = False
+    """Whether targets may be probabilities, float32 [B, K], where they are else class numbers, int64 [B]."""
     update: UpdateMode = "joint"
     """How a player beside the classifier gets its gradient: see `dat_engine.step.updates`."""
     weight_perturbation: WeightPerturbation | None = None

@@ -149,7 +149,8 @@ class TrainingStep:
         self._steps_done.add_(1)
         predictions = outcome.logits[self.method.adversarial_group].detach().argmax(dim=1)
         metrics = {name: term.detach() for name, term in outcome.terms.items()}
-        metrics["accuracy"] = (predictions == batch.targets).float().mean()
+        classes = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(dim=1)
+        metrics["accuracy"] = (predictions == classes).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
         return metrics
 
@@ -159,7 +160,10 @@ class TrainingStep:
         For whoever captures a graph: the look waits for the device.
         """
         if not self._has_seen_a_batch:
-            check_first_batch(batch, self.model, extra_views=self.method.extra_views)
+            needs = self.method
+            check_first_batch(
+                batch, self.model, extra_views=needs.extra_views, takes_soft_labels=needs.takes_soft_labels
+            )
             self._has_seen_a_batch = True
 
     @property

@@ -62,7 +62,15 @@ REFUSED = {
     "labels from 1": (replace(batch(), targets=batch().targets + 1), r"run from 1 to 5; they must lie in 0\.\.4"),
     "no label": (replace(batch(), targets=batch().targets - 1), r"run from -1 to 3; they must lie in 0\.\.4"),
     "int32": (replace(batch(), targets=batch().targets.int()), r"torch\.int32 of shape \(6,\); .*int64 \[6\]"),
-    "one-hot": (replace(batch(), targets=torch.eye(5)[batch().targets]), r"float32 of shape \(6, 5\).*argmax\(1\)"),
+    "one-hot": (
+        replace(batch(), targets=torch.eye(5).long()[batch().targets]),
+        r"int64 of shape \(6, 5\).*argmax\(1\)",
+    ),
+    "soft sums": (replace(batch(), targets=torch.full((6, 5), 0.3)), r"rows that sum to 1\.5\.\.1\.5 .* sum to 1"),
+    "soft classes": (
+        replace(batch(), targets=torch.full((6, 4), 0.25)),
+        r"shape \(6, 4\) for 6 images and a model of 5",
+    ),
     "too few": (replace(batch(), targets=batch().targets[:5]), r"of shape \(5,\); .*int64 \[6\]"),
 }
 
@@ -116,13 +124,24 @@ def test_a_trainer_refuses_a_loaders_first_batch(tmp_path, way):
 
 def test_images_in_range_pass_and_are_looked_at_once(monkeypatch):
     looks = []
-    monkeypatch.setattr("dat_engine.step.training_step.check_first_batch", lambda *given, **needed: looks.append(given))
+    monkeypatch.setattr("dat_engine.step.training_step.check_first_batch", lambda *given, **_: looks.append(given))
     step = plain_step()
     execute = GraphedStep(step)
     for _ in range(3):
         step(batch())
         execute(batch())
     assert len(looks) == 1
+
+
+def test_soft_labels_pass_where_the_method_takes_them_alone():
+    soft = replace(batch(), targets=torch.eye(5)[batch().targets])
+    assert torch.equal(plain_step()(soft)["loss"], plain_step()(batch())["loss"])
+    step = plain_step()
+    step.method.takes_soft_labels = False
+    with pytest.raises(
+        DataError, match=r"this method needs one class number per image; .*use a method that takes soft labels"
+    ):
+        step(soft)
 
 
 def test_the_look_changes_no_number():

@@ -1,0 +1,44 @@
+"""What `dat.Trainer` has to know of the caller's network, and the one thing that it changes in it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dat_engine.errors import UserError
+from dat_engine.model.as_found import in_eval_mode
+from dat_engine.model.branches import branch_names, convert_batchnorm, has_batchnorm
+
+
+def classes_of(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """How many classes the network tells apart.
+
+    Raises:
+        UserError: it takes no image of that shape, or does not give logits [B, K].
+    """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise UserError(f"{type(model).__name__} has no parameter that could be trained")
+    if parameter.dtype != torch.float32:
+        raise UserError(
+            f"{type(model).__name__} holds {parameter.dtype} weights; give model.float(), precision is a setting"
+        )
+    with in_eval_mode(model), torch.no_grad():
+        try:
+            logits = model(torch.zeros(2, *shape, device=parameter.device))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{type(model).__name__} cannot take images of shape {[2, *shape]} ({(str(error).splitlines() or [''])[0]}); "
+                "give images of the shape that it was made for"
+            ) from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
+        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"{type(model).__name__} gives {given} for 2 images; it must give logits [2, K]")
+    return int(logits.shape[1])
+
+
+def give_branches(model: nn.Module, branches: tuple[str, ...]) -> None:
+    """Give the network's BatchNorm the branches that the method needs, in place; one that has them keeps them."""
+    if len(branches) < 2 or not has_batchnorm(model) or set(branches) <= set(branch_names(model)):
+        return
+    convert_batchnorm(model, branches)

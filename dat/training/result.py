@@ -1,0 +1,71 @@
+"""What a finished training is worth: the chosen weights on the test images, into summary.json and onto the display."""
+
+from __future__ import annotations
+
+import time
+
+from dat.evaluation import TITLES, Evaluation, evaluate, parse_attacks
+from dat.recipes import Recipe
+from dat.training.trained import classifier_state
+from dat_engine.data import ImageSource
+from dat_engine.run.display import Display
+from dat_engine.run.run_directory import RunDirectory
+from dat_engine.run.stop import Stop
+from dat_engine.run.trainer import Ending, Trainer
+
+
+def evaluate_result(
+    recipe: Recipe,
+    run: RunDirectory,
+    test: ImageSource,
+    display: Display,
+    ending: Ending,
+    trainer: Trainer,
+    stop: Stop,
+) -> Evaluation:
+    """Evaluate the best checkpoint's weights, or the last ones where none was selected; they are the step's afterwards.
+
+    Every process takes part; the main one writes.
+
+    Raises:
+        Stopped: `stop` had a reason between two batches.
+    """
+    processes, model = trainer.processes, trainer.step.evaluated_model
+    best = False
+    if run.checkpoints.best_path.exists():  # a damaged one is warned of, and the newest is taken
+        selected, source = run.checkpoints.load_selected()
+        model.load_state_dict(classifier_state(selected, model, source))
+        best = source == run.checkpoints.best_path
+    started = time.perf_counter()
+    result = evaluate(
+        model,
+        test,
+        parse_attacks(recipe.evaluation.attacks),
+        epsilon=recipe.epsilon,
+        batch_size=recipe.evaluation.batch_size,
+        seed=recipe.seed,
+        processes=processes,
+        on_progress=lambda attack, done: display.activity(f"evaluating {TITLES[attack]}: {done} images"),
+        stop=stop,
+    )
+    if not processes.is_main:
+        return result
+    run.write_summary(
+        {
+            "recipe": recipe.name,
+            "method": recipe.method,
+            "epsilon": recipe.epsilon,
+            "checkpoint": "best" if best else "last",
+            "ending": ending,
+            "training_seconds": trainer.seconds,
+            "evaluation_seconds": time.perf_counter() - started,
+            "test_images": result.images,
+            "damaged_files": list(trainer.loader.damaged_files),
+            "accuracy": dict(result),
+        }
+    )
+    display.summary(
+        result.titled(),
+        title=f"{recipe.method} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
+    )
+    return result

@@ -1,0 +1,31 @@
+"""What a run says of itself before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dat.recipes import Recipe
+from dat.training.build import TrainingData, execution
+from dat_engine.distributed import Processes
+from dat_engine.step.training_step import TrainingStep
+
+
+def run_title(
+    recipe: Recipe, model: nn.Module, data: TrainingData, path: Path, step: TrainingStep, processes: Processes
+) -> dict[str, object]:
+    """Its fields in the order in which they are shown."""
+    device = step.device
+    return {
+        "recipe": recipe.name,
+        "method": recipe.method,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **({"processes": processes.world_size} if processes.world_size > 1 else {}),
+        "precision": step.precision.name,
+        "execution": execution(recipe, device, processes),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "images": len(data.train),
+        "run": str(path),
+    }
