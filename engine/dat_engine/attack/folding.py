@@ -33,10 +33,20 @@ class GroupAffine(nn.Module):
         self.register_buffer("shift", torch.zeros(shape, device=device, dtype=dtype))
 
     def forward(self, features: Tensor) -> Tensor:
-        groups, channels = self.scale.shape
-        shape = (groups, 1, channels) + (1,) * (features.ndim - 2)
-        grouped = features.unflatten(0, (groups, -1))
-        return torch.addcmul(self.shift.view(shape), grouped, self.scale.view(shape)).flatten(0, 1)
+        shape = (features.shape[0], -1) + (1,) * (features.ndim - 2)
+        # of the features' own rank: through a view with an axis of groups, Inductor writes the gradient without channels_last
+        # and transposes it back, one more kernel for each layer
+        return torch.addcmul(
+            self._of_every_image(self.shift, len(features)).view(shape),
+            features,
+            self._of_every_image(self.scale, len(features)).view(shape),
+        )
+
+    @staticmethod
+    def _of_every_image(values: Tensor, count: int) -> Tensor:
+        """[G, C] -> [count, C]: the group's values for each of its images."""
+        groups, channels = values.shape
+        return values[:, None].expand(groups, count // groups, channels).reshape(count, channels)
 
 
 def trace(model: nn.Module) -> fx.Graph | None:
