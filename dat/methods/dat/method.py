@@ -103,7 +103,9 @@ class DATMethod(Method):
             beta=self.settings.beta,
             label_smoothing=self.settings.label_smoothing,
         )
-        active = torch.empty_like(both, dtype=torch.bool) if self.settings.attack_path_gradient else None
+        active = None
+        if self.settings.attack_path_gradient:
+            active = torch.empty_like(both, dtype=torch.bool, memory_format=attack_model.memory_format)
         adversarial, mixed_adversarial = pgd_attack(
             attack_model,
             both,

@@ -79,17 +79,25 @@ def pgd_attack(
         [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
     """
     with named_range("attack"):
-        images = images.detach()
+        # image, gradient and the model's input in one order of memory, in which a step is one run over all of them
+        images = images.detach().contiguous(memory_format=attack_model.memory_format)
         adversarial = (images + start).clamp_(0.0, 1.0)
+        inputs = _model_input(attack_model, adversarial)
         for index in range(settings.steps):
-            pgd_step(
+            last = index == settings.steps - 1
+            gradient = _gradient_at(attack_model, inputs, logit_gradient, layout)
+            inputs = torch.empty_like(inputs, requires_grad=False)
+            # the step writes what the next forward reads; in float32 that is the image itself
+            separate = inputs.dtype != images.dtype
+            adversarial = pgd_step(
                 adversarial,
-                image_gradient(attack_model, adversarial, logit_gradient, layout),
+                gradient,
                 images,
                 step_size=settings.step_size,
                 epsilon=settings.epsilon,
-                out=adversarial,
-                active=active if index == settings.steps - 1 else None,
+                out=adversarial if separate else inputs,
+                model_input=inputs if separate and not last else None,
+                active=active if last else None,
             )
     return adversarial
 
@@ -107,7 +115,18 @@ def image_gradient(
     attack_model: AttackModel, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
 ) -> Tensor:
     """dL/dimages [B, C, H, W] in the view's dtype, for the loss whose dL/dlogits `logit_gradient` gives; see `pgd_attack`."""
-    inputs = images.to(dtype=attack_model.dtype, memory_format=attack_model.memory_format, copy=True).requires_grad_()
+    return _gradient_at(attack_model, _model_input(attack_model, images), logit_gradient, layout)
+
+
+def _model_input(attack_model: AttackModel, images: Tensor) -> Tensor:
+    return images.to(dtype=attack_model.dtype, memory_format=attack_model.memory_format, copy=True)
+
+
+def _gradient_at(
+    attack_model: AttackModel, inputs: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
+) -> Tensor:
+    """`image_gradient` for images that are in the view's dtype and memory format."""
+    inputs = inputs.detach().requires_grad_()
     with torch.enable_grad():
         logits = attack_model.logits(inputs, layout)
     ascent = logit_gradient(logits.detach())
