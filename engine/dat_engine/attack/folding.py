@@ -111,8 +111,13 @@ def grouped(
     refresher: Refresher,
     dtype: torch.dtype,
     memory_format: torch.memory_format,
+    *,
+    shared: dict[str, nn.Module],
 ) -> nn.Module:
-    """All groups of a layout in one batch: convolutions see it whole, BatchNorm is an affine of each group."""
+    """All groups of a layout in one batch: convolutions see it whole, BatchNorm is an affine of each group.
+
+    `shared` holds, by name, the copies of layers that are the same under every layout; what is missing there is added.
+    """
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced, {}))
     sources = dict(model.named_modules())
@@ -124,6 +129,12 @@ def grouped(
         plain = [norm for norm in norms if norm is not None]
         if len(plain) == len(layout) and name not in unusual:
             modules[name] = _affine(plain, refresher, dtype)
+    for name in dict.fromkeys(str(node.target) for node in calls):
+        if name in modules or any(isinstance(part, BranchedBatchNorm) for part in sources[name].modules()):
+            continue
+        if name not in shared:
+            shared[name] = frozen_copy(sources[name], refresher, dtype, memory_format)
+        modules[name] = shared[name]
     return _assembled(graph, modules, {}, sources, layout, refresher, dtype, memory_format)
 
 
