@@ -1,8 +1,8 @@
 """Train-mode BatchNorm of a batch that is several groups: one reduction and one pass for all, whichever branch they take.
 
 What torch.compile makes of one BatchNorm per group is one of everything for each, and a concatenation. Here the number of
-kernels does not depend on the number of groups: four or five a layer forward, as many backward. Only compiled code gains: eagerly each group has one
-kernel of the vendor's library, and this would be a dozen.
+kernels does not depend on the number of groups. Only compiled code gains: eagerly each group has one kernel of the vendor's
+library, and this would be a dozen.
 """
 
 from __future__ import annotations
