@@ -149,6 +149,23 @@ def test_whole_step(update, path):
     _assert_psi_close(step, expected)
 
 
+@pytest.mark.parametrize("source", ["original", "augmented"])
+def test_a_first_step_from_the_clean_forward(source):
+    values = setting()
+    changes = {"originals": values.batch.images, "mix_offsets": None, "mix_flip": None} if source == "augmented" else {}
+    expected = oracle_dat(values, first_step="clean", generator_update="joint", **changes)
+    noise = dat_noise(values)
+    del noise["start"], noise["mixed_start"]
+    if source == "augmented":
+        del noise["crop_offsets"], noise["flip"]
+    step = engine_dat(values, DAT(first_step="clean", mix_source=source))
+    assert set(step.method.draw_noise(values.batch, step.generator)) == set(noise)
+    metrics = step(values.batch, noise)
+    assert_close(metrics["loss"], expected["terms"]["loss"])
+    assert_states_close(step.model, expected["model_after"])
+    _assert_psi_close(step, expected)
+
+
 def _assert_psi_close(step, expected) -> None:
     generator = step.method.generator
     last = max(int(name.split(".")[1]) for name in expected["generator_gradients"])

@@ -54,6 +54,7 @@ def dat_step(
     label_smoothing: float = 0.5,
     generator_update: str = "alternating",
     attack_path_gradient: bool = True,
+    first_step: str = "fresh",
     learning_rate: float = 0.1,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
@@ -66,8 +67,8 @@ def dat_step(
     """One DAT step.
 
     images [B, C, H, W] are x (augmented), originals the same images un-augmented; z [B, 100], lam [B];
-    start_noise and mix_start_noise are standard normal, scaled by 0.001 here. x̂ is mixed from mix_images
-    (default: originals) and then cropped and flipped by mix_offsets [B, 2], mix_flip [B] (None, None: left alone).
+    start_noise and mix_start_noise are standard normal, scaled by 0.001 here (0: first_step "clean"). x̂ is mixed from
+    mix_images (default: originals) and then cropped and flipped by mix_offsets [B, 2], mix_flip [B] (None, None: left alone).
     generator_update is "joint" or "alternating"; generator_learning_rate defaults to learning_rate.
 
     Result: conditioning_logits, amplitude, mixed (before crop and flip), mixed_view (after), start, mixed_start,
@@ -98,8 +99,9 @@ def dat_step(
         return losses.attack_loss(clean_logits, adversarial_logits, targets, beta=beta, label_smoothing=label_smoothing)
 
     limits: dict[str, Any] = {"epsilon": epsilon, "step_size": step_size, "steps": steps}
-    start = clip01(images + DAT_START_SCALE * start_noise.double())
-    mixed_start = clip01(mixed_view.detach() + DAT_START_SCALE * mix_start_noise.double())
+    start_scale = {"fresh": DAT_START_SCALE, "clean": 0.0}[first_step]
+    start = clip01(images + start_scale * start_noise.double())
+    mixed_start = clip01(mixed_view.detach() + start_scale * mix_start_noise.double())
     adversarial, _ = perturb(
         logits_of=eval_logits(parameters, running, "base"), objective=objective, images=images, start=start, **limits
     )

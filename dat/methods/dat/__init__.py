@@ -26,6 +26,9 @@ class DAT:
     """None: a quarter of epsilon."""
     start_scale: float = 0.001
     """Standard deviation of the gaussian start."""
+    first_step: Literal["fresh", "clean"] = "fresh"
+    """Attack's first gradient: at the noisy start (published), or at the image itself, by the clean forward that the KL term
+    needs anyway: no start noise, and 33 forward-equivalents a step instead of 35."""
     mix_source: Literal["original", "augmented"] = "original"
     """Image that is mixed: the un-augmented one, augmented afterwards (authors' code), or x itself (the paper's text)."""
     mix_padding: int | None = None

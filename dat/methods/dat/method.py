@@ -15,7 +15,7 @@ from dat.methods.dat.amplitude import mean_amplitude
 from dat.methods.dat.generator import AmplitudeGenerator
 from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
-from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
+from dat_engine.attack.pgd import AttackSettings, CleanPass, along_projection, draw_start, pgd_attack
 from dat_engine.data import Augmentation, Batch, RandomResizedCrop, draw_augmentation
 from dat_engine.errors import UserError
 from dat_engine.profile.ranges import named_range
@@ -67,14 +67,15 @@ class DATMethod(Method):
         self.generate = generate
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """``latent`` [B, 100], ``lam`` [B], ``start`` and ``mixed_start`` [B, C, H, W]; ``crop_offsets``, ``flip``."""
+        """``latent`` [B, 100], ``lam`` [B]; if used ``start``, ``mixed_start`` [B, C, H, W], ``crop_offsets``, ``flip``."""
         images, size = batch.images, batch.images.shape[0]
         noise = {
             "latent": images.new_empty(size, self.generator.latent_dim).normal_(generator=generator),
             "lam": images.new_empty(size).uniform_(generator=generator),
-            "start": draw_start(images, self.attack, generator),
-            "mixed_start": draw_start(images, self.attack, generator),
         }
+        if self.settings.first_step == "fresh":
+            noise["start"] = draw_start(images, self.attack, generator)
+            noise["mixed_start"] = draw_start(images, self.attack, generator)
         if self.settings.mix_source == "original":
             noise["crop_offsets"], noise["flip"] = draw_augmentation(self.augmentation, size, generator, images.device)
         return noise
@@ -83,41 +84,61 @@ class DATMethod(Method):
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
     ) -> Examples:
         assert attack_model is not None
-        images = batch.images
+        images, mixed_from_original = batch.images, self.settings.mix_source == "original"
+        passes: list[CleanPass] = []
         with torch.no_grad(), named_range("clean forward"):
-            if self.settings.mix_source == "original":
-                source = batch.originals
-                clean, condition = attack_model.logits(torch.cat([images, source])).chunk(2)
+            if self.settings.first_step == "clean":
+                # a first gradient at x and at the mixed image: both in one pass where the mix does not wait for f(x)
+                if mixed_from_original:
+                    condition = attack_model.logits(batch.originals)
+                else:
+                    passes.append(CleanPass(attack_model, images))
+                    condition = passes[0].logits
+            elif mixed_from_original:
+                clean, condition = attack_model.logits(torch.cat([images, batch.originals])).chunk(2)
             else:
-                source = images
                 clean = condition = attack_model.logits(images)
         with named_range("mix"):
-            amplitude = self.generate(noise["latent"], condition)
-            mixed = amplitude_mix(
-                source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
-            )
-        with torch.no_grad(), named_range("clean forward"):
-            clean_mixed = attack_model.logits(mixed.detach(), ("mix",))
+            mixed = self._mixed(batch.originals if mixed_from_original else images, noise, condition)
         both = torch.cat([images, mixed.detach()])
+        with torch.no_grad(), named_range("clean forward"):
+            if self.settings.first_step == "fresh":
+                clean_logits = torch.cat([clean, attack_model.logits(mixed.detach(), ("mix",))])
+            else:
+                if mixed_from_original:
+                    passes.append(CleanPass(attack_model, both, ("base", "mix")))
+                else:
+                    passes.append(CleanPass(attack_model, mixed, ("mix",)))
+                clean_logits = torch.cat([each.logits for each in passes])
         soft_targets = dat_attack_targets(
-            torch.cat([clean, clean_mixed]),
+            clean_logits,
             torch.cat([batch.targets, batch.targets]),
             beta=self.settings.beta,
             label_smoothing=self.settings.label_smoothing,
         )
-        active = torch.empty_like(both, dtype=torch.bool) if self.settings.attack_path_gradient else None
+        first_gradient = _first_gradient(passes, soft_targets) if passes else None
+        active = None
+        if self.settings.attack_path_gradient:
+            active = torch.empty_like(both, dtype=torch.bool, memory_format=attack_model.memory_format)
         adversarial, mixed_adversarial = pgd_attack(
             attack_model,
             both,
             soft_target_ascent(soft_targets),
             self.attack,
-            torch.cat([noise["start"], noise["mixed_start"]]),
+            None if passes else torch.cat([noise["start"], noise["mixed_start"]]),
             layout=("base", "mix"),
             active=active,
+            first_gradient=first_gradient,
         ).chunk(2)
         if active is not None:
             mixed_adversarial = along_projection(mixed, mixed_adversarial, active.chunk(2)[1])
         return Examples(groups=(images, adversarial, mixed, mixed_adversarial))
+
+    def _mixed(self, source: Tensor, noise: Noise, condition: Tensor) -> Tensor:
+        amplitude = self.generate(noise["latent"], condition)
+        return amplitude_mix(
+            source, amplitude, noise["lam"], crop_offsets=noise.get("crop_offsets"), flip=noise.get("flip")
+        )
 
     def losses(self, joint: JointPass) -> dict[str, Tensor]:
         clean, adversarial, mixed, mixed_adversarial = joint.logits
@@ -131,6 +152,12 @@ class DATMethod(Method):
             omega=self.settings.omega,
             label_smoothing=self.settings.label_smoothing,
         )
+
+
+def _first_gradient(passes: list[CleanPass], soft_targets: Tensor) -> Tensor:
+    """At the images of all passes together. There the KL term's gradient is 0: its target is f(x) itself."""
+    parts = zip(passes, soft_targets.chunk(len(passes)), strict=True)
+    return torch.cat([each.gradient(soft_target_ascent(targets)) for each, targets in parts])
 
 
 def mixed_augmentation(settings: DAT, own: Augmentation | RandomResizedCrop) -> Augmentation:

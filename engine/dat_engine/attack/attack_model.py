@@ -42,7 +42,8 @@ class AttackModel:
         memory_format: of the convolution weights and the images.
         branching: ``"folded"`` keeps one folded weight set per branch and runs the groups one by one (on a GPU side by
             side, on streams of their own); ``"grouped"`` runs all groups as one batch whose BatchNorm is an affine per
-            group. A model without BatchNorm has one copy of its weights and runs all groups as one batch either way.
+            group, with one set of weights for all layouts. A model without BatchNorm has one copy of its weights and runs
+            all groups as one batch either way.
         compiled: run every branch (or layout) through torch.compile.
     """
 
@@ -168,13 +169,16 @@ class AttackModel:
         units = [(branch,) for layout in layouts for branch in layout] if one_by_one else list(layouts)
         settings = self._refresher, self.dtype, self.memory_format
         modules: dict[tuple[str, ...], nn.Module] = {}
+        # one set of weights serves every layout, where several groups need one that is not folded
+        unfolded: dict[str, nn.Module] = {}
+        folds = all(len(unit) == 1 for unit in units)
         for unit in dict.fromkeys(units):
             if graph is None:
                 modules[unit] = self._plain_copy(unit, self._refresher, self.dtype)
-            elif len(unit) == 1:
+            elif folds:
                 modules[unit] = folding.folded(self._model, graph, unit[0], *settings)
             else:
-                modules[unit] = folding.grouped(self._model, graph, unit, *settings)
+                modules[unit] = folding.grouped(self._model, graph, unit, *settings, shared=unfolded)
         return modules
 
     def _one_copy(self, layouts: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], nn.Module]:

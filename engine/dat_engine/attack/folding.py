@@ -33,10 +33,20 @@ class GroupAffine(nn.Module):
         self.register_buffer("shift", torch.zeros(shape, device=device, dtype=dtype))
 
     def forward(self, features: Tensor) -> Tensor:
-        groups, channels = self.scale.shape
-        shape = (groups, 1, channels) + (1,) * (features.ndim - 2)
-        grouped = features.unflatten(0, (groups, -1))
-        return torch.addcmul(self.shift.view(shape), grouped, self.scale.view(shape)).flatten(0, 1)
+        shape = (features.shape[0], -1) + (1,) * (features.ndim - 2)
+        # of the features' own rank: through a view with an axis of groups, Inductor writes the gradient without channels_last
+        # and transposes it back, one more kernel for each layer
+        return torch.addcmul(
+            self._of_every_image(self.shift, len(features)).view(shape),
+            features,
+            self._of_every_image(self.scale, len(features)).view(shape),
+        )
+
+    @staticmethod
+    def _of_every_image(values: Tensor, count: int) -> Tensor:
+        """[G, C] -> [count, C]: the group's values for each of its images."""
+        groups, channels = values.shape
+        return values[:, None].expand(groups, count // groups, channels).reshape(count, channels)
 
 
 def trace(model: nn.Module) -> fx.Graph | None:
@@ -101,8 +111,13 @@ def grouped(
     refresher: Refresher,
     dtype: torch.dtype,
     memory_format: torch.memory_format,
+    *,
+    shared: dict[str, nn.Module],
 ) -> nn.Module:
-    """All groups of a layout in one batch: convolutions see it whole, BatchNorm is an affine of each group."""
+    """All groups of a layout in one batch: convolutions see it whole, BatchNorm is an affine of each group.
+
+    `shared` holds, by name, the copies of layers that are the same under every layout; what is missing there is added.
+    """
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced, {}))
     sources = dict(model.named_modules())
@@ -114,6 +129,12 @@ def grouped(
         plain = [norm for norm in norms if norm is not None]
         if len(plain) == len(layout) and name not in unusual:
             modules[name] = _affine(plain, refresher, dtype)
+    for name in dict.fromkeys(str(node.target) for node in calls):
+        if name in modules or any(isinstance(part, BranchedBatchNorm) for part in sources[name].modules()):
+            continue
+        if name not in shared:
+            shared[name] = frozen_copy(sources[name], refresher, dtype, memory_format)
+        modules[name] = shared[name]
     return _assembled(graph, modules, {}, sources, layout, refresher, dtype, memory_format)
 
 

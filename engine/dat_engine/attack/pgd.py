@@ -75,10 +75,11 @@ def pgd_attack(
     images: Tensor,
     logit_gradient: LogitGradient,
     settings: AttackSettings,
-    start: Tensor,
+    start: Tensor | None,
     *,
     layout: tuple[str, ...] = ("base",),
     active: Tensor | None = None,
+    first_gradient: Tensor | None = None,
 ) -> Tensor:
     """Adversarial images ``x' <- clip01(clamp(x' + step_size * sign(g), x - epsilon, x + epsilon))``, `steps` times.
 
@@ -86,9 +87,12 @@ def pgd_attack(
         images: [B, C, H, W] in [0, 1]; a constant of the attack. Where groups are attacked together they are all of them,
             and values per image have one for each.
         logit_gradient: maps logits [B, K] to dL/dlogits [B, K] of the loss to be ascended, at any positive scale.
-        start: perturbation added to the images at the start (`draw_start`); the sum is clipped to [0, 1].
+        start: perturbation added to the images at the start (`draw_start`); the sum is clipped to [0, 1]. None: the attack
+            starts from the images.
         layout: branch of every equal group of the batch; all groups are attacked in one pass.
         active: bool [B, C, H, W] that receives where dx'/dx = 1, for `along_projection`.
+        first_gradient: dL/dimages [B, C, H, W] at the start, where it is known already (`CleanPass.gradient`); the first
+            step then needs no pass of its own.
 
     Returns:
         [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
@@ -104,19 +108,53 @@ def pgd_attack(
                 "are attacked together those of every group"
             )
     with named_range("attack"):
-        images = images.detach()
-        adversarial = (images + start).clamp_(0.0, 1.0)
+        # image, gradient and the model's input in one order of memory, in which a step is one run over all of them
+        images = images.detach().contiguous(memory_format=attack_model.memory_format)
+        adversarial = images if start is None else (images + start).clamp_(0.0, 1.0)
+        gradient = first_gradient
+        inputs = _model_input(attack_model, adversarial)
         for index in range(settings.steps):
-            pgd_step(
+            last = index == settings.steps - 1
+            if gradient is None:
+                gradient = _gradient_at(attack_model, inputs, logit_gradient, layout)
+            inputs = torch.empty_like(inputs, requires_grad=False)
+            # the step writes what the next forward reads; in float32 that is the image itself
+            separate = inputs.dtype != images.dtype
+            adversarial = pgd_step(
                 adversarial,
-                image_gradient(attack_model, adversarial, logit_gradient, layout),
+                gradient,
                 images,
                 step_size=settings.step_size,
                 epsilon=settings.epsilon,
-                out=adversarial,
-                active=active if index == settings.steps - 1 else None,
+                out=inputs if not separate else adversarial if adversarial is not images else torch.empty_like(images),
+                model_input=inputs if separate and not last else None,
+                active=active if last else None,
             )
+            gradient = None
     return adversarial
+
+
+class CleanPass:
+    """One forward of the images themselves that gives both f(x) and, later, the gradient at x for an attack's first step.
+
+    Args:
+        images, layout: as `pgd_attack` is going to be given them; constants.
+    """
+
+    def __init__(self, attack_model: AttackModel, images: Tensor, layout: tuple[str, ...] = ("base",)) -> None:
+        self._attack_model = attack_model
+        self._inputs = _model_input(attack_model, images.detach()).requires_grad_()
+        with torch.enable_grad():
+            self._logits = attack_model.logits(self._inputs, layout)
+
+    @property
+    def logits(self) -> Tensor:
+        """f(x), [B, K], detached."""
+        return self._logits.detach()
+
+    def gradient(self, logit_gradient: LogitGradient) -> Tensor:
+        """dL/dimages [B, C, H, W] at the images, in the view's dtype; to be asked for once."""
+        return _back_to_images(self._attack_model, self._logits, self._inputs, logit_gradient)
 
 
 def along_projection(images: Tensor, adversarial: Tensor, active: Tensor) -> Tensor:
@@ -132,9 +170,24 @@ def image_gradient(
     attack_model: AttackModel, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
 ) -> Tensor:
     """dL/dimages [B, C, H, W] in the view's dtype, for the loss whose dL/dlogits `logit_gradient` gives; see `pgd_attack`."""
-    inputs = images.to(dtype=attack_model.dtype, memory_format=attack_model.memory_format, copy=True).requires_grad_()
+    return _gradient_at(attack_model, _model_input(attack_model, images), logit_gradient, layout)
+
+
+def _model_input(attack_model: AttackModel, images: Tensor) -> Tensor:
+    return images.to(dtype=attack_model.dtype, memory_format=attack_model.memory_format, copy=True)
+
+
+def _gradient_at(
+    attack_model: AttackModel, inputs: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
+) -> Tensor:
+    """`image_gradient` for images that are in the view's dtype and memory format."""
+    inputs = inputs.detach().requires_grad_()
     with torch.enable_grad():
         logits = attack_model.logits(inputs, layout)
+    return _back_to_images(attack_model, logits, inputs, logit_gradient)
+
+
+def _back_to_images(attack_model: AttackModel, logits: Tensor, inputs: Tensor, logit_gradient: LogitGradient) -> Tensor:
     ascent = logit_gradient(logits.detach())
     if attack_model.dtype == torch.float16:
         # only the sign of each sample's gradient counts, so each may be scaled into float16's range

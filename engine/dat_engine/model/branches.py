@@ -10,27 +10,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, cat, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dat_engine.errors import UserError
 from dat_engine.model.copying import independent_copy
+from dat_engine.model.grouped_batchnorm import all_plain, normalise_groups
 
 
 class BranchSelection:
     """The layout that every branched BatchNorm of one model reads; shared by all of them and by copies of the model."""
 
-    __slots__ = ("layout",)
+    __slots__ = ("at_once", "layout")
 
     def __init__(self, *layout: str) -> None:
         self.layout = layout
+        self.at_once = False
+        """Whether compiled code normalises all groups at once; who sets it counts batches (`uncounted_batches`)."""
 
 
 class BranchedBatchNorm(nn.ModuleDict):
     """One BatchNorm per branch; the selected layout says which group of the batch goes through which.
 
-    In train mode each group is a batch of its own, and running statistics are updated group after group, exactly as if
-    the groups had been passed one by one.
+    In train mode each group is a batch of its own, and running statistics are updated group after group, as if the groups
+    had been passed one by one. Compiled code may do so at once (`dat_engine.model.grouped_batchnorm`) where whoever owns
+    the model has asked for it.
     """
 
     def __init__(self, branches: dict[str, nn.Module], selection: BranchSelection) -> None:
@@ -46,8 +51,40 @@ class BranchedBatchNorm(nn.ModuleDict):
                 f"batch of {features.shape[0]} does not divide into {len(layout)} equal groups ({', '.join(layout)}); "
                 f"use a multiple of {len(layout)}"
             )
+        if self.selection.at_once and torch.compiler.is_compiling() and self.normalises_at_once(layout):
+            return normalise_groups(features, {branch: self[branch] for branch in layout}, layout)
         groups = features.chunk(len(layout))
         return cat([self[branch](group) for branch, group in zip(layout, groups, strict=True)])
+
+    def normalises_at_once(self, layout: tuple[str, ...]) -> bool:
+        """Whether groups of that layout may pass through one normalisation, in train mode."""
+        return len(layout) > 1 and all_plain([self[branch] for branch in dict.fromkeys(layout)])
+
+
+def normalise_at_once(model: nn.Module) -> None:
+    """Let compiled train-mode forwards normalise all groups of a layout at once: the same in a third of the kernels.
+
+    Batches are not counted then, see `uncounted_batches`.
+    """
+    for module in model.modules():
+        if isinstance(module, BranchedBatchNorm):
+            module.selection.at_once = True
+
+
+def uncounted_batches(model: nn.Module, layout: tuple[str, ...]) -> tuple[list[Tensor], list[int]]:
+    """The counters (``num_batches_tracked``) that a compiled train-mode forward with `layout` leaves alone, and by how much
+    the caller is to raise each: by the number of groups that its branch has.
+
+    A counter costs a kernel in every layer, and nothing reads it where the momentum is a number.
+    """
+    counters: list[Tensor] = []
+    amounts: list[int] = []
+    for module in model.modules():
+        if isinstance(module, BranchedBatchNorm) and module.selection.at_once and module.normalises_at_once(layout):
+            for branch in dict.fromkeys(layout):
+                counters.append(module[branch].get_buffer("num_batches_tracked"))
+                amounts.append(layout.count(branch))
+    return counters, amounts
 
 
 def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix")) -> nn.Module:

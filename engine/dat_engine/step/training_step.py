@@ -18,13 +18,14 @@ from dat_engine.attack.attack_model import AttackModel, Branching
 from dat_engine.data import Batch
 from dat_engine.distributed import Processes
 from dat_engine.errors import UserError
-from dat_engine.model.branches import branch_layout
+from dat_engine.model.branches import branch_layout, normalise_at_once, uncounted_batches
 from dat_engine.model.precision import Precision
 from dat_engine.model.strided_convolutions import keep_out_of_channels_last
 from dat_engine.profile.ranges import named_range
 from dat_engine.step.evaluated import evaluated_model
 from dat_engine.step.first_batch import check_first_batch
 from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
+from dat_engine.step.means import StepMetrics
 from dat_engine.step.method import Examples, JointPass, Method, Noise, UpdateMode
 from dat_engine.step.optimizers import OptimizerSettings, set_learning_rate, why_not_captured
 from dat_engine.step.players import Seat, check_gradients, check_objectives, moved_tensors, take_seats
@@ -121,6 +122,10 @@ class TrainingStep:
             self._forward = torch.compile(self._forward, dynamic=False)
             self._local_forward = torch.compile(model, dynamic=False) if self._many else self._forward
             self._terms = torch.compile(self._losses, dynamic=False)
+        self._uncounted: dict[tuple[str, ...], tuple[list[Tensor], list[int]]] = {}
+        self._counts_batches = compiled and not self._many
+        if self._counts_batches:
+            normalise_at_once(model)
         self._has_seen_a_batch = False
         self._steps_done = torch.zeros((), dtype=torch.int64, device=self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
@@ -152,7 +157,7 @@ class TrainingStep:
         classes = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(dim=1)
         metrics["accuracy"] = (predictions == classes).float().mean()
         metrics["skipped"] = self.guard.skipped.clone()
-        return metrics
+        return StepMetrics(metrics)
 
     def check_if_first(self, batch: Batch) -> None:
         """Look at the first batch that this step is given, before it changes anything; does nothing from then on.
@@ -252,7 +257,18 @@ class TrainingStep:
         images = torch.cat(groups).contiguous(memory_format=self.precision.memory_format)
         with branch_layout(self.model, layout), self.precision.autocast(self.device), self._processes.exchanging():
             logits = forward(images)
+        if self._counts_batches:
+            self._count_batches(layout)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).chunk(len(groups))
+
+    @torch.no_grad()
+    def _count_batches(self, layout: tuple[str, ...]) -> None:
+        """What the layers of a compiled joint pass leave to whoever runs it."""
+        if layout not in self._uncounted:
+            self._uncounted[layout] = uncounted_batches(self.model, layout)
+        counters, amounts = self._uncounted[layout]
+        if counters:
+            torch._foreach_add_(counters, amounts)
 
     def _outcome(self, logits: tuple[Tensor, ...], examples: Examples, batch: Batch) -> Outcome:
         epoch, fraction = self.progress.epoch, self.progress.fraction

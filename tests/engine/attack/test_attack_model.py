@@ -65,6 +65,8 @@ def test_groups_of_a_layout_follow_their_branches(branching):
     for memory_format in (torch.contiguous_format, torch.channels_last):
         logits = attack_model.logits(both.contiguous(memory_format=memory_format), ("base", "mix"))
         torch.testing.assert_close(logits, torch.cat(expected), rtol=1e-9, atol=1e-11)
+    alone = attack_model.logits(images().flip(3), ("mix",))
+    torch.testing.assert_close(alone, expected[1], rtol=1e-9, atol=1e-11)
 
 
 def test_no_batchnorm_is_left_and_nothing_wants_a_gradient():
@@ -127,9 +129,7 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    ("branching", "layouts", "limit"), [("folded", LAYOUTS, 50), ("grouped", (("base", "mix"),), 10)]
-)
+@pytest.mark.parametrize(("branching", "layouts", "limit"), [("folded", LAYOUTS, 50), ("grouped", LAYOUTS, 10)])
 def test_a_refresh_is_few_launches(branching, layouts, limit):
     """One per folded convolution (20 in each of two branches), the rest some operations on lists of tensors."""
     attack_model = AttackModel(
@@ -138,6 +138,13 @@ def test_a_refresh_is_few_launches(branching, layouts, limit):
     with Operations() as operations:
         attack_model.refresh()
     assert 0 < operations.count <= limit
+
+
+def test_all_layouts_of_a_grouped_view_share_one_set_of_weights():
+    attack_model = AttackModel(models.build("resnet18", num_classes=7, width=4), LAYOUTS, branching="grouped")
+    sets = {layout: attack_model._groups[layout] for layout in LAYOUTS}
+    pointers = [[parameter.data_ptr() for parameter in module.parameters()] for module in sets.values()]
+    assert len(pointers[0]) == 22 and pointers[0] == pointers[1] == pointers[2]
 
 
 def test_the_model_keeps_its_mode_and_its_gradients():

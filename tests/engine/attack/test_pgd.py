@@ -1,9 +1,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from dat_engine.attack import pgd
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
+from dat_kernels import pgd_step
 
 
 def linear_view(size: int = 4) -> tuple[nn.Module, AttackModel]:
@@ -73,6 +76,47 @@ def test_path_gradient_is_one_where_a_bound_is_active():
     short = AttackSettings(epsilon=0.1, step_size=0.001, steps=1, start="gaussian")
     pgd_attack(attack_model, images, ascend_first_logit, short, 0 * noise, active=active)
     assert not active.any()  # no bound of the box was reached
+
+
+class Copies(TorchDispatchMode):
+    """Counts images-sized copies and casts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        copying = function.overloadpacket in (torch.ops.aten.copy_, torch.ops.aten._to_copy, torch.ops.aten.clone)
+        self.count += copying and result.ndim == 4
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_further_steps_copy_nothing_and_move_along_one_order_of_memory(dtype, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    attack_model = AttackModel(model, dtype=dtype, memory_format=torch.channels_last)
+    images, given = batch(8).float(), []
+    attack_model.verify(images)
+
+    def recorded(adversarial, gradient, images, **options):
+        written = [options["out"], options["model_input"], options["active"]]
+        given.append([tensor.stride() for tensor in (adversarial, gradient, images, *written) if tensor is not None])
+        return pgd_step(adversarial, gradient, images, **options)
+
+    monkeypatch.setattr(pgd, "pgd_step", recorded)
+    counts = []
+    for steps in (1, 4):
+        settings = AttackSettings(epsilon=0.1, step_size=0.03, steps=steps)
+        active = torch.empty_like(images, dtype=torch.bool, memory_format=torch.channels_last)
+        with Copies() as copies:
+            pgd_attack(attack_model, images, ascend_first_logit, settings, torch.zeros_like(images), active=active)
+        counts.append(copies.count)
+    assert counts[0] == counts[1] > 0
+    assert {stride for strides in given for stride in strides} == {(192, 1, 24, 3)}
 
 
 @pytest.mark.parametrize(

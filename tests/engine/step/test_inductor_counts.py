@@ -1,0 +1,41 @@
+"""Launches of a compiled step's large parts on a GPU, by the code that Inductor writes for one; see `inductor_counts`."""
+
+import sys
+
+import pytest
+import torch
+
+from dat import models
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.model.branches import branch_layout, normalise_at_once
+from tests.engine.step.inductor_counts import fake, generated
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton, whose code is read, is there on Linux only"),
+    pytest.mark.timeout(900),
+]
+ATTACKED, JOINT = ("base", "mix"), ("base", "base", "mix", "mix")
+IMAGES = 128
+
+
+def test_the_grouped_attack_is_one_kernel_a_layer_each_way():
+    """Forward one behind every convolution; backward 19 instead of the 34 of an affine on a view [groups, images, C, H, W]."""
+    model = models.build("resnet18", num_classes=10)
+    view = AttackModel(model, (ATTACKED,), dtype=torch.bfloat16, memory_format=torch.channels_last, branching="grouped")
+    module = view._modules[ATTACKED]
+    with fake(module):
+        images = torch.empty(2 * IMAGES, 3, 32, 32, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        forward, backward = generated(module, images.requires_grad_())
+    assert len(forward.launches) <= 17
+    assert len(backward.launches) <= 19
+
+
+def test_the_joint_pass_normalises_all_groups_at_once():
+    """One BatchNorm per group is 260 kernels forward and 275 backward."""
+    model = models.build("resnet18", num_classes=10).to(memory_format=torch.channels_last).train()
+    normalise_at_once(model)
+    with fake(model), branch_layout(model, JOINT), torch.autocast("cpu", torch.bfloat16):
+        images = torch.empty(4 * IMAGES, 3, 32, 32, memory_format=torch.channels_last)
+        forward, backward = generated(model, images.requires_grad_())
+    assert len(forward.launches) < 170
+    assert len(backward.launches) < 150
