@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 __all__ = [
     "DispatchMode",
     "add_all_",
+    "add_numbers_",
     "copy_all_",
     "end_allocation_to_pool",
     "multiply_all_",
@@ -22,6 +23,7 @@ __all__ = [
     "products",
     "release_pool",
     "rsqrt_all_",
+    "scale_all_",
     "step_unless_found",
     "sums",
     "unscale_and_find_nonfinite_",
@@ -41,9 +43,9 @@ def copy_all_(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(targets), list(sources))
 
 
-def sums(tensors: Sequence[Tensor], numbers: Sequence[float]) -> list[Tensor]:
-    """tensors[i] + numbers[i], new tensors. Seen on 2.15. Public: a loop of additions."""
-    return list(torch._foreach_add(list(tensors), list(numbers)))
+def sums(tensors: Sequence[Tensor], others: Sequence[float] | Sequence[Tensor]) -> list[Tensor]:
+    """tensors[i] + others[i], new tensors. Seen on 2.15. Public: a loop of additions."""
+    return list(torch._foreach_add(list(tensors), list(others)))  # type: ignore[arg-type]
 
 
 def products(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
@@ -51,9 +53,19 @@ def products(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tenso
     return list(torch._foreach_mul(list(tensors), list(factors)))
 
 
-def add_all_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-    """tensors[i] += others[i]. Seen on 2.15. Public: `Tensor.add_` in a loop."""
-    torch._foreach_add_(list(tensors), list(others))
+def add_all_(tensors: Sequence[Tensor], others: Sequence[Tensor], *, alpha: float = 1.0) -> None:
+    """tensors[i] += alpha * others[i]. Seen on 2.15. Public: `Tensor.add_` in a loop."""
+    torch._foreach_add_(list(tensors), list(others), alpha=alpha)
+
+
+def add_numbers_(tensors: Sequence[Tensor], numbers: Sequence[float]) -> None:
+    """tensors[i] += numbers[i]. Seen on 2.15. Public: `Tensor.add_` in a loop."""
+    torch._foreach_add_(list(tensors), list(numbers))
+
+
+def scale_all_(tensors: Sequence[Tensor], factor: float) -> None:
+    """tensors[i] *= factor. Seen on 2.15. Public: `Tensor.mul_` in a loop."""
+    torch._foreach_mul_(list(tensors), factor)
 
 
 def multiply_all_(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:

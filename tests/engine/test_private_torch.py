@@ -84,6 +84,12 @@ def test_many_tensors_at_once():
     assert [value.tolist() for value in changed] == [[2.0, 5.0], [18.0]]
     private_torch.multiply_all_(changed, tensors([2.0, 0.5], [0.5]))
     assert [value.tolist() for value in changed] == [[4.0, 2.5], [9.0]]
+    private_torch.add_numbers_(changed, [1.0, 2.0])
+    private_torch.scale_all_(changed, 2.0)
+    assert [value.tolist() for value in changed] == [[10.0, 7.0], [22.0]]
+    private_torch.scale_all_(changed, 0.5)
+    private_torch.add_all_(changed, tensors([1.0, 1.0], [2.0]), alpha=-1.0)
+    assert [value.tolist() for value in changed] == [[4.0, 2.5], [9.0]]
     private_torch.negate_all_(changed)
     assert [value.tolist() for value in changed] == [[-4.0, -2.5], [-9.0]]
     assert [value.tolist() for value in private_torch.sums(changed, [1.0, 2.0])] == [[-3.0, -1.5], [-7.0]]

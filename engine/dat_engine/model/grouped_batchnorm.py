@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dat_engine import private_torch
 from dat_engine.model.copying import acts_as_its_type
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -73,8 +74,8 @@ def _update_running(
             batch += [means[group], variances[group] * (count / (count - 1))]
         momentum = norms[0].momentum
         assert momentum is not None
-        torch._foreach_mul_(running, 1 - momentum)
-        torch._foreach_add_(running, batch, alpha=momentum)
+        private_torch.scale_all_(running, 1 - momentum)
+        private_torch.add_all_(running, batch, alpha=momentum)
 
 
 class _GroupNormalisation(torch.autograd.Function):
@@ -122,7 +123,7 @@ class _GroupNormalisation(torch.autograd.Function):
             more = [along[group] * inverse[group] for group in own] + [total[group] for group in own]
             place = [of_group[group] for group in own]
             place += [len(first) + branch for branch in place]
-            for at, value in zip(place, torch._foreach_add([of_affine[at] for at in place], more), strict=True):
+            for at, value in zip(place, private_torch.sums([of_affine[at] for at in place], more), strict=True):
                 of_affine[at] = value
         return of_features.to(features.dtype), None, None, *(value.to(weights[0].dtype) for value in of_affine)
 

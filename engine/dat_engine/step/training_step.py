@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dat_engine import private_torch
 from dat_engine.attack.attack_model import AttackModel, Branching
 from dat_engine.data import Batch
 from dat_engine.distributed import Processes
@@ -268,7 +269,7 @@ class TrainingStep:
             self._uncounted[layout] = uncounted_batches(self.model, layout)
         counters, amounts = self._uncounted[layout]
         if counters:
-            torch._foreach_add_(counters, amounts)
+            private_torch.add_numbers_(counters, amounts)
 
     def _outcome(self, logits: tuple[Tensor, ...], examples: Examples, batch: Batch) -> Outcome:
         epoch, fraction = self.progress.epoch, self.progress.fraction
