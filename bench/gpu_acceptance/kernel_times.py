@@ -21,8 +21,9 @@ SETS = 8
 """Input sets that the calls of a graph take in turn."""
 
 
-def run(setting: Setting, record: Recorder) -> None:
-    for part in (_mix, _pgd_step, _augment):
+def run(setting: Setting, record: Recorder, *words: str) -> None:
+    """The sizes of CIFAR-10's training, or with a word those of other data sets."""
+    for part in (_mix_of_other_sizes,) if words else (_mix, _pgd_step, _augment):
         with record.gate(f"kernel times: {part.__name__.strip('_')} could be timed"):
             part(setting, record)
 
@@ -50,8 +51,11 @@ def _mix(setting: Setting, record: Recorder) -> None:
         ),  # and the gradient read
     ):
         _share(name, task, tensors * large[0].nbytes, setting, record, needs)
-    for size in setting.pick((16, 64), ()):
-        inputs = _mix_arguments(8192 * 32 * 32 // size**2, size, setting, 0)
+
+
+def _mix_of_other_sizes(setting: Setting, record: Recorder) -> None:
+    for size in setting.pick((16, 64), (16,)):
+        inputs = _mix_arguments(setting.pick(8192 * 32 * 32 // size**2, 1), size, setting, 0)
         name = f"amplitude_mix forward, {inputs[0].shape[0]}x3x{size}x{size}, share of copy bandwidth"
         _share(name, _forward(*inputs), 3 * inputs[0].nbytes, setting, record, (f"amplitude_mix {size}x{size}",))
 
