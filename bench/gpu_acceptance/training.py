@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ def why_not(setting: Setting) -> str | None:
 def _train(name: str, setting: Setting, record: Recorder) -> str:
     """Trains, and looks at accuracy at equal shares of the time, which does not count the looks."""
     way, update = RUNS[name]
+    way = setting.pick(way, replace(way, execution="eager"))  # tracing would make a rehearsal long
     arrays, test = training_images(setting), _test_images(setting)
     step = training_step(way, arrays, setting, update=update)
     execute, loader = GraphedStep(step), loader_of(arrays, setting)

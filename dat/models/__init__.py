@@ -75,9 +75,7 @@ def _torchvision_resnet50(size: _Size) -> nn.Module:
         raise UserError(f"resnet50 takes images of 3 channels; got {size.in_channels}")
     from torchvision.models import resnet  # only what is torchvision's needs it
 
-    return resnet.ResNet(
-        resnet.Bottleneck, [3, 4, 6, 3], num_classes=size.num_classes, width_per_group=size.width
-    )
+    return resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes=size.num_classes, width_per_group=size.width)
 
 
 _ARCHITECTURES = {
