@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    signal.signal(signal.SIGTERM, _end_in_order)
+    before = signal.signal(signal.SIGTERM, _end_in_order)
     environment = describe_environment()
     if arguments.commit:
         environment["git_commit"] = arguments.commit
@@ -74,6 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
             run.run(stages)
         finally:
             verdict, text = run.write()
+            signal.signal(signal.SIGTERM, before)
     print(f"\n{text}\n\n{run.seconds:.0f} s" + (f"; written to {run.path}" if run.path else ""))
     return 0 if verdict.green else 1
 
