@@ -54,6 +54,7 @@ def newest(folder: Path) -> Mapping[str, Any] | None:
             isinstance(result, dict)
             and result.get("kind") == "gpu_acceptance"
             and not result["rehearsal"]
+            and result.get("complete", True)  # results of before this field were written at the end only
             and not result["sections_chosen"]
         ):
             found.append((result["environment"]["date"], {**result, "file": path.name}))

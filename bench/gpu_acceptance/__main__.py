@@ -1,7 +1,8 @@
 """`python -m bench.gpu_acceptance`: all GPU correctness gates and all GPU targets in one run of under 8 minutes.
 
-Works offline and makes its own images. Exit code 0: every gate is green; 1: one is not, or a section did not come to its end;
-2: wrong input. Whether the targets are met is said in the table and does not change the exit code.
+The result is written after every section and every few seconds: a run that is cut off leaves what it had found out.
+Works offline and makes its own images. Exit code 0: every gate is green; 1: one is not, or a section did not come to its
+end; 2: wrong input. Whether the targets are met is said in the table and does not change the exit code.
 
     python -m bench.gpu_acceptance                              # writes bench/results/gpu_<name>_<date>.json
     python -m bench.gpu_acceptance --out $OUT                   # everything into one folder, logs too
@@ -12,25 +13,29 @@ Works offline and makes its own images. Exit code 0: every gate is green; 1: one
 from __future__ import annotations
 
 import argparse
-import json
-import re
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from bench.gpu_acceptance.clocks import read_clocks
 from bench.gpu_acceptance.launch import ROOT, Launch, Outcome, run_stage, run_together
-from bench.gpu_acceptance.records import Gate, read
+from bench.gpu_acceptance.records import Gate, Status, read, read_details
+from bench.gpu_acceptance.result_file import file_name, write_companions, write_result
 from bench.gpu_acceptance.sections import SECTIONS, Section, chosen
 from bench.gpu_acceptance.table import render
 from bench.gpu_acceptance.verdict import Verdict, judge
 from dat_engine.run.environment import describe_environment
 
 RESULTS = ROOT / "bench" / "results"
-SECONDS = 465.0
+BUDGET = 480.0
+WRITE_EVERY, CLOCKS_EVERY = 5.0, 15.0
+"""Seconds between looks while sections run."""
 LOG_LINES = 12
 
 
@@ -51,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    started = time.monotonic()
+    before = signal.signal(signal.SIGTERM, _end_in_order)
     environment = describe_environment()
     if arguments.commit:
         environment["git_commit"] = arguments.commit
@@ -60,21 +65,23 @@ def main(words: Sequence[str] | None = None) -> int:
             work=Path(folder),
             rehearsal=arguments.dry_run_cpu,
             data_root=None if arguments.data_root is None else arguments.data_root.resolve(),
-            ends=started + arguments.seconds,
+            ends=time.monotonic() + arguments.budget,
+            train_minutes=arguments.train_minutes,
+            caches=None if arguments.caches is None else arguments.caches.resolve(),
         )
-        verdict = _run(stages, launch)
-        text = render(verdict, hardware=_hardware(environment), rehearsal=launch.rehearsal)
-        result = {
-            "kind": "gpu_acceptance",
-            "rehearsal": launch.rehearsal,
-            "sections_chosen": arguments.only,
-            "seconds": round(time.monotonic() - started, 1),
-            "environment": environment,
-            **verdict.to_dict(),
-        }
-        path = _write(result, text, arguments, launch)
-    print(f"\n{text}\n\n{time.monotonic() - started:.0f} s" + (f"; written to {path}" if path else ""))
+        run = _Run(arguments, launch, environment)
+        try:
+            run.run(stages)
+        finally:
+            verdict, text = run.write()
+            signal.signal(signal.SIGTERM, before)
+    print(f"\n{text}\n\n{run.seconds:.0f} s" + (f"; written to {run.path}" if run.path else ""))
     return 0 if verdict.green else 1
+
+
+def _end_in_order(number: int, frame: object) -> None:
+    """SIGTERM, from `timeout` say: the sections end with the run, and what they have found out is written."""
+    raise SystemExit(128 + number)
 
 
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -92,26 +99,107 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
         "--dry-run-cpu", action="store_true", help="rehearse on the CPU at tiny sizes; measures nothing"
     )
     parser.add_argument("--commit", metavar="HASH", help="of this source, where it does not lie in a git checkout")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of the whole run (%(default)s)")
+    parser.add_argument(
+        "--budget",
+        "--seconds",
+        type=float,
+        default=BUDGET,
+        metavar="SECONDS",
+        help="time limit of the whole run (%(default)s); what is optional is skipped where it does not suffice",
+    )
+    parser.add_argument(
+        "--train-minutes",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="of the section training, per method, on the CIFAR-10 of --data-root (default: none)",
+    )
+    parser.add_argument(
+        "--caches", type=Path, metavar="DIR", help="folder of compiled kernels, kept for the next run; default: none"
+    )
     return parser.parse_args(words)
 
 
-def _run(stages: Sequence[Sequence[Section]], launch: Launch) -> Verdict:
-    outcomes: list[Outcome] = []
-    if launch.rehearsal:
-        outcomes = run_together([section for stage in stages for section in stage], launch)
-        for outcome in outcomes:
-            _say(outcome, launch)
-    else:
-        for stage in stages:
-            outcomes += run_stage(stage, launch, on_end=lambda outcome: _say(outcome, launch))
-    gates, figures = read(_records(outcomes, launch))
-    gates += [
-        Gate(name=f"section {outcome.section} ended", status="failed", detail=outcome.detail)
-        for outcome in outcomes
-        if not outcome.complete
-    ]
-    return judge(gates, figures, outcomes, rehearsal=launch.rehearsal)
+class _Run:
+    """Outcomes as they come, written down after every section and every few seconds in between."""
+
+    def __init__(self, arguments: argparse.Namespace, launch: Launch, environment: dict[str, Any]) -> None:
+        self.launch = launch
+        self._arguments = arguments
+        self._environment = environment
+        self._outcomes: list[Outcome] = []
+        self._clocks: list[dict[str, Any]] = []
+        self._complete = False
+        self._started = self._written = time.monotonic()
+        self.path = self._where()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def run(self, stages: Sequence[Sequence[Section]]) -> None:
+        self._look_at_clocks("start")
+        if self.launch.rehearsal:
+            for outcome in run_together([section for stage in stages for section in stage], self.launch):
+                self._end(outcome)
+        else:
+            for stage in stages:
+                run_stage(stage, self.launch, on_end=self._end, while_running=self._write_now_and_then)
+        self._complete = True
+
+    def write(self) -> tuple[Verdict, str]:
+        """Result, table, logs as of now; a result that is not `complete` is that of a run which is not over."""
+        records = _records(self._outcomes, self.launch) if self._complete else sorted(self.launch.work.glob("*.jsonl"))
+        gates, figures = read(records)
+        gates += [_gate_of(outcome) for outcome in self._outcomes if outcome.skipped or not outcome.complete]
+        verdict = judge(gates, figures, self._outcomes, rehearsal=self.launch.rehearsal)
+        text = render(verdict, hardware=_hardware(self._environment), rehearsal=self.launch.rehearsal)
+        result = {
+            "kind": "gpu_acceptance",
+            "complete": self._complete,
+            "rehearsal": self.launch.rehearsal,
+            "sections_chosen": self._arguments.only,
+            "seconds": round(self.seconds, 1),
+            "environment": self._environment,
+            "clocks": self._clocks,
+            **verdict.to_dict(),
+            "details": read_details(records),
+        }
+        if self.path is not None:
+            write_result(self.path, result)
+        if self._arguments.out is not None:
+            write_companions(self._arguments.out, self.launch.work, text)
+        self._written = time.monotonic()
+        return verdict, text
+
+    def _end(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        _say(outcome, self.launch)
+        self._look_at_clocks(f"after {outcome.section}")
+        self.write()
+
+    def _write_now_and_then(self) -> None:
+        if time.monotonic() - self._written > WRITE_EVERY:
+            if not self._clocks or self.seconds - self._clocks[-1]["seconds"] > CLOCKS_EVERY:
+                self._look_at_clocks("in between")
+            self.write()
+
+    def _look_at_clocks(self, when: str) -> None:
+        clocks = None if self.launch.rehearsal and self._clocks else read_clocks()
+        if clocks is not None:
+            self._clocks.append({"when": when, "seconds": round(self.seconds, 1), **clocks})
+
+    def _where(self) -> Path | None:
+        """The result's file; a rehearsal's or a partial run's only where it is asked for."""
+        arguments, name = self._arguments, file_name(self._environment)
+        if arguments.json is not None or arguments.out is not None:
+            return arguments.json or arguments.out / name
+        return None if self.launch.rehearsal or arguments.only else RESULTS / name
+
+
+def _gate_of(outcome: Outcome) -> Gate:
+    status: Status = "skipped" if outcome.complete else "failed"
+    return Gate(name=f"section {outcome.section} ended", status=status, detail=outcome.detail)
 
 
 def _records(outcomes: Sequence[Outcome], launch: Launch) -> list[Path]:
@@ -138,30 +226,6 @@ def _hardware(environment: dict[str, object]) -> str:
     assert isinstance(hardware, dict) and isinstance(versions, dict)
     names = ("torch", "triton", "cuda", "cudnn", "python")
     return f"{hardware['gpu'] or hardware['cpu']}; " + ", ".join(f"{name} {versions[name]}" for name in names)
-
-
-def _write(result: dict[str, object], text: str, arguments: argparse.Namespace, launch: Launch) -> Path | None:
-    """The result as JSON (a rehearsal's only where it is asked for); with --out the table and all logs beside it."""
-    environment = result["environment"]
-    assert isinstance(environment, dict)
-    gpu = environment["hardware"]["gpu"] or "cpu"
-    name = f"gpu_{re.sub('[^a-z0-9]+', '-', gpu.lower()).strip('-')}_{environment['date'][:10]}.json"
-    path: Path | None = arguments.json
-    if path is None and arguments.out is not None:
-        path = arguments.out / name
-    if path is None and not launch.rehearsal and not arguments.only:
-        path = RESULTS / name
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "table.txt").write_text(text + "\n", encoding="utf-8")
-        logs = [
-            f"== {log.stem}\n{log.read_text(encoding='utf-8', errors='replace')}" for log in launch.work.glob("*.log")
-        ]
-        (arguments.out / "sections.log").write_text("\n".join(logs), encoding="utf-8")
-    return path
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.gpu_acceptance.device_timing import seconds_in_graph, seconds_of
+from bench.gpu_acceptance.device_timing import seconds_in_graph, seconds_queued
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
 from dat import models
@@ -109,9 +109,8 @@ def _time(implementation: str, setting: Setting, record: Recorder) -> None:
 
     count = sum(weight.numel() for weight in weights)
     note = f"ResNet-18, {count / 1e6:.1f} million weights"
-    record.figure(
-        f"SGD step, {implementation}, launched", 1e6 * seconds_of(step, setting), "µs", needs=needs, note=note
-    )
+    seconds = seconds_queued(step, setting)
+    record.figure(f"SGD step, {implementation}, launched", 1e6 * seconds, "µs", needs=needs, note=note)
     if implementation == "torch":
         seconds = seconds_in_graph([step], setting, calls=16)
         record.figure("SGD step, torch, in a graph", 1e6 * seconds, "µs", needs=needs, note=note)

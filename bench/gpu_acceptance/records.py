@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Status = Literal["passed", "failed", "skipped", "unfinished"]
 
@@ -37,6 +37,15 @@ class Figure:
     unit: str
     needs: tuple[str, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detail:
+    """What is kept for whoever reads the result later and judged by nobody: kernels of a step, a learning curve."""
+
+    name: str
+    value: Any
+    """JSON types only."""
 
 
 @dataclass(slots=True)
@@ -80,28 +89,42 @@ class Recorder:
     def figure(self, name: str, value: float, unit: str, *, needs: Sequence[str] = (), note: str = "") -> None:
         self._write(Figure(name=name, value=value, unit=unit, needs=tuple(needs), note=note))
 
+    def detail(self, name: str, value: Any) -> None:
+        self._write(Detail(name=name, value=value))
+
     def _gate(self, name: str, status: Status, detail: str, started: float) -> None:
         detail = " ".join(detail.split())[:500]
         self._write(Gate(name=name, status=status, detail=detail, seconds=round(time.monotonic() - started, 2)))
 
-    def _write(self, record: Gate | Figure) -> None:
-        kind = "gate" if isinstance(record, Gate) else "figure"
+    def _write(self, record: Gate | Figure | Detail) -> None:
+        kind = type(record).__name__.lower()
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **asdict(record)}) + "\n")
 
 
 def read(paths: Sequence[Path]) -> tuple[list[Gate], list[Figure]]:
-    """All records of these files, in order; the line that a killed process left half written is passed over."""
+    """All gates and figures of these files, in order."""
     gates: list[Gate] = []
     figures: list[Figure] = []
+    for kind, fields in _records(paths):
+        if kind == "gate":
+            gates.append(Gate(**fields))
+        elif kind == "figure":
+            figures.append(Figure(**{**fields, "needs": tuple(fields["needs"])}))
+    return gates, figures
+
+
+def read_details(paths: Sequence[Path]) -> dict[str, Any]:
+    """All details of these files by name; the last one of a name counts."""
+    return {fields["name"]: fields["value"] for kind, fields in _records(paths) if kind == "detail"}
+
+
+def _records(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Kind and fields; the line that a killed process left half written is passed over."""
     for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
             try:
                 fields = json.loads(line)
             except ValueError:
                 continue
-            if fields.pop("kind") == "gate":
-                gates.append(Gate(**fields))
-            else:
-                figures.append(Figure(**{**fields, "needs": tuple(fields["needs"])}))
-    return gates, figures
+            yield fields.pop("kind"), fields

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--rehearsal", action="store_true")
+    parser.add_argument("--train-minutes", type=float, default=0.0)
     arguments = parser.parse_args()
     # many models of one architecture in one process: a run of training compiles one
     torch._dynamo.config.recompile_limit = 64
@@ -32,15 +33,17 @@ def main() -> None:
     else:
         device = torch.device("cuda", torch.cuda.current_device())
     for name in arguments.names:
+        section = SECTIONS[name]
         setting = Setting(
             device=device,
             rehearsal=arguments.rehearsal,
             data_root=arguments.data_root,
             work=arguments.work,
             ends=time.monotonic() + arguments.seconds,
+            optional=section.optional,
+            train_minutes=arguments.train_minutes,
         )
         record = Recorder(arguments.work / f"{name}.jsonl")
-        section = SECTIONS[name]
         module = importlib.import_module(f"bench.gpu_acceptance.{section.module or name}")
         module.run(setting, record, *section.words)
         gc.collect()

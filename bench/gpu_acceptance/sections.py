@@ -1,6 +1,7 @@
 """The sections of a run and the stages in which they are run.
 
-Gates run side by side; whatever measures time has the GPU to itself. A section is a call of `run(setting, record, *words)`
+What the headline figures need and the figures themselves come first, the rest while time is left. Gates run side by side;
+whatever measures time has the GPU to itself. A section is a call of `run(setting, record, *words)`
 of a module of this package.
 """
 
@@ -19,6 +20,8 @@ class Section:
     """Seconds after which it is stopped."""
     times: bool = False
     """Measures times: nothing else runs meanwhile."""
+    optional: bool = False
+    """Nothing of the verdict hangs on it: where no time is left it is skipped, and so is what it does not come to do."""
     helps: bool = False
     """Only makes others faster: it does not matter how it ends."""
     module: str = ""
@@ -28,12 +31,22 @@ class Section:
 
 
 CEILINGS = Section(name="ceilings", summary="copy bandwidth and matrix-product rates of this GPU", limit=40, times=True)
-GATES = (
+HEADLINE_GATES = (
     Section(
         name="warm_compiler",
         summary="fills the compiler's cache for step_times; checks nothing",
         limit=180,
         helps=True,
+    ),
+    Section(
+        name="graph_gates",
+        summary="the captured step: same bits, schedule, random numbers, resumption, bad steps, no host wait",
+        limit=180,
+    ),
+    Section(
+        name="step_gates",
+        summary="the step against the float64 oracle; eager = compiled; streams = grouped; fp16",
+        limit=180,
     ),
     Section(
         name="mix_gates_32",
@@ -43,12 +56,35 @@ GATES = (
         words=("32",),
     ),
     Section(
+        name="pointwise_gates", summary="pgd_step bit for bit, pgd_start, augment; all under torch.compile", limit=120
+    ),
+    Section(name="data_gates", summary="resident loader and prefetching on a side stream", limit=60),
+)
+HEADLINES = (
+    Section(name="kernel_times", summary="the kernels against copy bandwidth", limit=60, times=True),
+    Section(
+        name="step_times",
+        summary="DAT, PGD-AT and the eager baselines: epoch, ratios, GPU busy, kernels, memory, FLOP/s",
+        limit=200,
+        times=True,
+    ),
+    Section(
+        name="trainer_epoch",
+        summary="an epoch through dat train's own path: its wall time against its steps",
+        limit=120,
+        times=True,
+        optional=True,
+    ),
+)
+OTHER_GATES = (
+    Section(
         name="mix_gates_64",
         # its kernels take longest to compile
         summary="amplitude_mix at 64 pixels, Tiny-ImageNet's, against float64",
         limit=150,
         module="mix_gates",
         words=("64",),
+        optional=True,
     ),
     Section(
         name="mix_gates_rest",
@@ -56,40 +92,79 @@ GATES = (
         limit=120,
         module="mix_gates",
         words=("16", "other"),
+        optional=True,
     ),
     Section(
-        name="pointwise_gates", summary="pgd_step bit for bit, pgd_start, augment; all under torch.compile", limit=120
+        name="capture_failure",
+        summary="a capture that fails: the step runs on, memory does not grow",
+        limit=90,
+        optional=True,
     ),
     Section(
-        name="step_gates",
-        summary="the step against the float64 oracle; eager = compiled; streams = grouped; fp16",
+        name="repeatability",
+        summary="one seed, two runs: the same bits, or which tensors differ",
+        limit=120,
+        optional=True,
+    ),
+    Section(
+        name="kill_resume",
+        summary="dat train, killed by SIGKILL and resumed by the command line",
         limit=180,
+        optional=True,
     ),
     Section(
-        name="graph_gates",
-        summary="the captured step: same bits, schedule, random numbers, resumption, bad steps, no host wait",
-        limit=180,
+        name="determinism_gates",
+        summary="two runs of one seed under --deterministic: the same bits",
+        limit=150,
+        optional=True,
     ),
-    Section(name="determinism_gates", summary="two runs of one seed under --deterministic: the same bits", limit=150),
-    Section(name="capture_failure", summary="a capture that fails: the step runs on, memory does not grow", limit=90),
-    Section(name="data_gates", summary="resident loader and prefetching on a side stream", limit=60),
 )
-TIMES = (
-    Section(name="kernel_times", summary="the kernels against copy bandwidth", limit=60, times=True),
+EXTRAS = (
     Section(
-        name="step_times",
-        summary="DAT, PGD-AT and the eager baselines: epoch, ratios, GPU busy, memory, FLOP/s",
-        limit=240,
+        name="kernel_times_other_sizes",
+        summary="amplitude_mix at 16 and 64 pixels against copy bandwidth",
+        limit=40,
         times=True,
+        module="kernel_times",
+        words=("other sizes",),
+        optional=True,
     ),
     Section(
-        name="optimizers", summary="torch's fused SGD and NVIDIA apex's: right, and how fast", limit=45, times=True
+        name="optimizers",
+        summary="torch's fused SGD and NVIDIA apex's: right, and how fast",
+        limit=45,
+        times=True,
+        optional=True,
     ),
     Section(
-        name="dali", summary="DALI's loader against the resident one, where DALI is installed", limit=60, times=True
+        name="dali",
+        summary="DALI's loader against the resident one, where DALI is installed",
+        limit=60,
+        times=True,
+        optional=True,
+    ),
+    Section(
+        name="dram_bytes",
+        summary="bytes that three kernels move through device memory, by Nsight Compute",
+        limit=90,
+        times=True,
+        optional=True,
+    ),
+    Section(
+        name="training",
+        summary="accuracy over minutes of training on CIFAR-10: DAT joint and alternating, PGD-AT (--train-minutes)",
+        limit=3600,
+        times=True,
+        optional=True,
     ),
 )
-STAGES: tuple[tuple[Section, ...], ...] = ((CEILINGS,), GATES, *((section,) for section in TIMES))
+STAGES: tuple[tuple[Section, ...], ...] = (
+    (CEILINGS,),
+    HEADLINE_GATES,
+    *((section,) for section in HEADLINES),
+    OTHER_GATES,
+    *((section,) for section in EXTRAS),
+)
 SECTIONS: dict[str, Section] = {section.name: section for stage in STAGES for section in stage}
 
 

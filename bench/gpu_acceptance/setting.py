@@ -27,6 +27,10 @@ class Setting:
     """Folder of this run: the records of all sections so far, and room for scratch files."""
     ends: float
     """`time.monotonic()` at which the section is stopped."""
+    optional: bool = False
+    """Whether what there is no time for may be left out."""
+    train_minutes: float = 0.0
+    """Of training per method in the section `training`; 0: none."""
 
     def pick(self, real: Value, rehearsed: Value) -> Value:
         return rehearsed if self.rehearsal else real
@@ -42,8 +46,9 @@ class Setting:
         return next((found.value for found in figures if found.name == figure), None)
 
     def in_time(self, record: Recorder, gate: str, seconds: float = 5.0) -> bool:
-        """Whether at least `seconds` are left; if not, `gate` is put down as unfinished."""
+        """Whether at least `seconds` are left; if not, `gate` is put down as unfinished, where it may be as skipped."""
         if self.time_left > seconds:
             return True
-        record.unfinished(gate, "the section's time was used up")
+        put_down = record.skipped if self.optional else record.unfinished
+        put_down(gate, "the section's time was used up")
         return False

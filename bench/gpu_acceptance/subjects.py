@@ -76,8 +76,8 @@ def loader_of(arrays: ImageArrays, setting: Setting) -> Loader:
     )
 
 
-def training_step(way: Way, arrays: ImageArrays, setting: Setting) -> TrainingStep:
-    """ResNet-18 (a narrow ResNet-8 in a rehearsal) with the method's own settings."""
+def training_step(way: Way, arrays: ImageArrays, setting: Setting, *, update: str | None = None) -> TrainingStep:
+    """ResNet-18 (a narrow ResNet-8 in a rehearsal) with the method's own settings; `update` None: its own way too."""
     entry = METHODS[way.method]
     task = Task(
         num_classes=arrays.num_classes,
@@ -97,6 +97,7 @@ def training_step(way: Way, arrays: ImageArrays, setting: Setting) -> TrainingSt
         optimizer=SGDSettings(learning_rate=0.01, implementation=way.implementation),  # type: ignore[arg-type]
         precision=Precision(name=way.precision, channels_last=True),
         branching=way.branching,  # type: ignore[arg-type]
+        update=update,  # type: ignore[arg-type]
         compiled=way.execution != "eager",
     )
 

@@ -32,6 +32,8 @@ class Verdict:
     """Those that count: all their gates are green. Empty in a rehearsal."""
     withheld: dict[str, str]
     """Figures that were measured and do not count, with the reason."""
+    invalid: tuple[Figure, ...]
+    """The same figures with their values: for whoever looks for the cause, never for a table."""
     targets: tuple[Judged, ...]
     outcomes: tuple[Outcome, ...]
 
@@ -60,6 +62,9 @@ class Verdict:
             ],
             "figures": [asdict(figure) for figure in self.figures],
             "withheld": self.withheld,
+            "invalid_figures": [
+                {**asdict(figure), "valid": False, "reason": self.withheld[figure.name]} for figure in self.invalid
+            ],
             "gates": [asdict(gate) for gate in self.gates],
             "sections": [asdict(outcome) for outcome in self.outcomes],
         }
@@ -69,33 +74,36 @@ def judge(gates: Sequence[Gate], figures: Sequence[Figure], outcomes: Sequence[O
     """Withhold every figure one of whose gates is not green, all of them in a rehearsal, and look at the targets."""
     counting: list[Figure] = []
     withheld: dict[str, str] = {}
+    invalid: list[Figure] = []
     for figure in figures:
-        reason = "a rehearsal measures nothing" if rehearsal else why_withheld(figure, gates, outcomes)
+        reason = "a rehearsal measures nothing" if rehearsal else why_withheld(figure, gates)
         if reason is None:
             counting.append(figure)
         else:
             withheld[figure.name] = reason
+            invalid.append(figure)
     return Verdict(
         gates=tuple(gates),
         figures=tuple(counting),
         withheld=withheld,
+        invalid=tuple(invalid),
         targets=tuple(_judge(target, counting, withheld) for target in TARGETS),
         outcomes=tuple(outcomes),
     )
 
 
-def why_withheld(figure: Figure, gates: Sequence[Gate], outcomes: Sequence[Outcome]) -> str | None:
-    """None where every gate that the figure needs exists and is green."""
+def why_withheld(figure: Figure, gates: Sequence[Gate]) -> str | None:
+    """None where every gate that the figure needs exists and is green; else all that is wrong, each by its name."""
+    reasons: dict[str, None] = {}
     for prefix in figure.needs:
         needed = [gate for gate in gates if gate.name.startswith(prefix)]
-        if not needed:
-            return f"no gate {prefix!r} was run"
         red = [gate for gate in needed if gate.status not in ("passed", "skipped")]
-        if red:
-            return f"gate {red[0].status}: {red[0].name}"
-        if all(gate.status == "skipped" for gate in needed):
-            return f"gate skipped: {needed[0].name}"
-    return None
+        if not needed:
+            reasons[f"no gate {prefix!r} was run"] = None
+        elif not red and all(gate.status == "skipped" for gate in needed):
+            reasons[f"gate skipped: {needed[0].name}"] = None
+        reasons |= dict.fromkeys(f"gate {gate.status}: {gate.name}" for gate in red)
+    return "; ".join(reasons) or None
 
 
 def _judge(target: Target, counting: Sequence[Figure], withheld: dict[str, str]) -> Judged:

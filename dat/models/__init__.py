@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-import torchvision
 from torch import nn
 
 from dat.models.convnext import convnext
@@ -74,9 +73,9 @@ def _torchvision_resnet50(size: _Size) -> nn.Module:
     """torchvision's ResNet-50 (7x7 stem, pooling: for images of 224 pixels), its bottlenecks `width / 64` times as wide."""
     if size.in_channels != 3:
         raise UserError(f"resnet50 takes images of 3 channels; got {size.in_channels}")
-    return torchvision.models.ResNet(
-        torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], num_classes=size.num_classes, width_per_group=size.width
-    )
+    from torchvision.models import resnet  # only what is torchvision's needs it
+
+    return resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes=size.num_classes, width_per_group=size.width)
 
 
 _ARCHITECTURES = {

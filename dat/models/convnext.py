@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torchvision
 from torch import nn
-from torchvision.models.convnext import CNBlockConfig
 
 from dat_engine.errors import UserError
 
@@ -31,6 +29,8 @@ def convnext(
     Raises:
         UserError: an image too small for four stages.
     """
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt  # the networks of our own do without torchvision
+
     smallest = 8 * patch_size
     if min(image_size) < smallest:
         raise UserError(
@@ -42,7 +42,7 @@ def convnext(
         CNBlockConfig(size, following, count)
         for size, following, count in zip(channels, [*channels[1:], None], blocks, strict=True)
     ]
-    model = torchvision.models.ConvNeXt(stages, num_classes=num_classes)
+    model = ConvNeXt(stages, num_classes=num_classes)
     if (patch_size, in_channels) != (4, 3):  # torchvision's stem; another one starts as it does
         stem = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
         nn.init.trunc_normal_(stem.weight, std=0.02)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torchvision
 from torch import nn
 
 from dat_engine.errors import UserError
@@ -34,6 +33,8 @@ def vision_transformer(
     Raises:
         UserError: a width that does not divide into heads, an image that does not divide into patches.
     """
+    from torchvision.models import VisionTransformer  # the networks of our own do without torchvision
+
     if width > _HEAD_CHANNELS and width % _HEAD_CHANNELS:
         raise UserError(
             f"a vision transformer has attention heads of {_HEAD_CHANNELS} channels, into which a width of {width} does "
@@ -45,7 +46,7 @@ def vision_transformer(
             f"a vision transformer with patches of {patch_size} pixels needs square images whose edge is a multiple of "
             f"{patch_size}; got {height}x{breadth}"
         )
-    model = torchvision.models.VisionTransformer(
+    model = VisionTransformer(
         image_size=height,
         patch_size=patch_size,
         num_layers=layers,

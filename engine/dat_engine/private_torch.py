@@ -24,6 +24,7 @@ __all__ = [
     "release_pool",
     "rsqrt_all_",
     "scale_all_",
+    "sleep_on_device",
     "step_unless_found",
     "sums",
     "unscale_and_find_nonfinite_",
@@ -137,3 +138,12 @@ def without_dispatch_modes() -> AbstractContextManager[object]:
     """Within the block no mode counts or records operations. Seen on 2.15; nothing public does it."""
     context: AbstractContextManager[object] = _disable_current_modes()
     return context
+
+
+def sleep_on_device(cycles: int) -> None:
+    """Keep the current stream busy for so many clock cycles of the GPU (a thousand are about half a microsecond).
+
+    The host goes on at once, and what it queues meanwhile begins when the sleep is over, without gaps. Seen on 2.15; it is
+    in 2.11's source. Public: none; a long kernel in its place.
+    """
+    torch.cuda._sleep(cycles)

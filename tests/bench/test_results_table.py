@@ -77,6 +77,7 @@ def test_the_newest_whole_result_is_shown(files):
     (results / "new.json").write_text(json.dumps(result("2026-02-01T00:00:00+00:00")))
     (results / "part.json").write_text(json.dumps(result("2026-03-01T00:00:00+00:00", sections_chosen=["dali"])))
     (results / "rehearsed.json").write_text(json.dumps(result("2026-04-01T00:00:00+00:00", rehearsal=True)))
+    (results / "cut.json").write_text(json.dumps(result("2026-05-01T00:00:00+00:00", complete=False)))
     (results / "other.json").write_text("{}")
     (results / "list.json").write_text("[]")
     assert run(files) == 0

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dat_engine.data.arrays import ImageArrays
@@ -28,8 +28,12 @@ __all__ = [
     "usable_cores",
 ]
 
-# What Pillow raises for content that it cannot make sense of; OSError also stands for files that cannot be read.
-_UNDECODABLE = (EOFError, IndexError, OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What Pillow raises for content that it cannot make sense of, besides its own error for images that are too large;
+# OSError also stands for files that cannot be read.
+_UNDECODABLE = (EOFError, IndexError, OSError, SyntaxError, ValueError, struct.error)
 _CHUNK = 256
 
 
@@ -121,13 +125,15 @@ def decode_all(files: ImageFiles, damaged: CorruptFiles) -> ImageArrays:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def _opened(path: str) -> "Iterator[Image.Image]":
+    from PIL import Image, UnidentifiedImageError  # data sets in memory do without Pillow
+
     try:
         with Image.open(path) as image:
             yield image
     except UnidentifiedImageError:
         raise CorruptImage("not an image in a known format") from None
-    except _UNDECODABLE as error:
+    except (*_UNDECODABLE, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(
                 f"image file {path} cannot be read ({error.strerror or error}); check the path, its permissions and "
