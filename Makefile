@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 ifndef RUN_DIR
 RUN_DIR := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
+# two processes of one thread each: what every machine has, and steadier than one process that shares its threads
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs bench clean
+.PHONY: help quickstart test test-slow lint docs bench clean
 
 help:
 	@echo "make quickstart  install into .venv, look at the machine, train and evaluate the embedded recipe (downloads no data)"
-	@echo "make test        install with everything for development, run all tests, the documentation's build among them"
+	@echo "make test        install with everything for development, run the tests, the documentation's build among them"
+	@echo "make test-slow   the tests that take longer than ten seconds each: kills, restarts, compilation, the wheel"
 	@echo "make lint        ruff check, ruff format --check, mypy"
 	@echo "make docs        build the documentation into build/site"
 	@echo "make bench       benchmark the kernels and draw the picture into bench/results"
@@ -30,8 +33,11 @@ quickstart: $(VENV)/installed
 	@echo "docs:  docs/index.md, or make docs and then build/site/index.html"
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest tests
-	@echo "make test done. next: make lint; CONTRIBUTING.md says what a change has to show"
+	$(PYTEST) -m "not slow"
+	@echo "make test done. next: make test-slow, make lint; CONTRIBUTING.md says what a change has to show"
+
+test-slow: $(VENV)/installed-dev
+	$(PYTEST) -m slow
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
