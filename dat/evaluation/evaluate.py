@@ -1,6 +1,6 @@
 """Robust accuracy by the paper's protocol: natural, FGSM, PGD-20, PGD-100, C&W-infinity, AutoAttack.
 
-float32 (TF32 off), eval mode, the default branch. Attacks other than AutoAttack follow the gradient of a attack model that has
+float32 (TF32 off), eval mode, the default branch. Attacks other than AutoAttack follow the gradient of an attack model that has
 been compared with the model; what is counted are the model's own predictions on the images they return.
 """
 

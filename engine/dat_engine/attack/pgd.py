@@ -1,4 +1,4 @@
-"""The inner maximisation: projected sign-gradient ascent on a attack model.
+"""The inner maximisation: projected sign-gradient ascent on an attack model.
 
 The attack needs from its loss only dL/dlogits, given in closed form by the caller; for every loss that is a cross entropy
 against fixed soft targets this is ``softmax(logits) - targets``. The sign of the image gradient does not depend on the

@@ -1,4 +1,4 @@
-"""Brings the tensors of a attack model up to date with the live model, many of them per launch.
+"""Brings the tensors of an attack model up to date with the live model, many of them per launch.
 
 A ResNet-18's view holds some hundred small tensors, and a step refreshes them all: one by one, on a GPU, their launches cost
 more than their bytes.
