@@ -25,14 +25,13 @@ from dat_engine.attack.verification import (
     logits_of,
     unsteadiness,
 )
-from dat_engine.distributed import Processes
+from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
 from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_names
 from dat_engine.run.stop import Stop
 
 STANDARD = ("natural", "fgsm", "pgd20", "pgd100", "cw")
-_ALONE = Processes()
 
 
 def evaluate(
@@ -43,7 +42,7 @@ def evaluate(
     epsilon: float,
     batch_size: int = 256,
     seed: int = 0,
-    processes: Processes = _ALONE,
+    processes: Processes = ONE_PROCESS,
     on_progress: Callable[[str, int], None] | None = None,
     stop: Stop | None = None,
 ) -> Evaluation:

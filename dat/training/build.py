@@ -34,13 +34,13 @@ from dat_engine.data import (
     open_loader,
     take,
 )
-from dat_engine.distributed import Processes
+from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
 from dat_engine.model.branches import has_batchnorm
 from dat_engine.model.synchronised import synchronise_batchnorm
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.method import Method
-from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
+from dat_engine.step.training_step import TrainingStep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
