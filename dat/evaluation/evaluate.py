@@ -64,7 +64,7 @@ def evaluate(
     Raises:
         Stopped: `stop` has a reason; there is no result, and the model is as it was found.
         UserError: images, labels or a setting that do not fit, or a model for which no honest figure can be given: other
-            logits at every call, logits that depend on the rest of the batch, no gradient, a view that cannot be made right.
+            logits at every call, logits that depend on the rest of the batch, no gradient, no right attack model.
     """
     names = parse_attacks(attacks)
     if not 0 < epsilon <= 1:
