@@ -133,3 +133,13 @@ def test_which_weights_are_evaluated_is_decided_in_one_place():
         assert path == home or '"training"]["model"]' not in path.read_text(), (
             f"{path} picks weights out of a checkpoint"
         )
+
+
+def test_the_command_line_is_a_layer_on_top():
+    """Nothing in `dat` that also serves Python imports the command line."""
+    files = [path for path in (ROOT / "dat").rglob("*.py") if path.parent.name != "cli" and path.name != "__main__.py"]
+    assert files
+    found = [
+        str(path.relative_to(ROOT)) for path in files if re.search(r"\b(?:from|import) dat\.cli\b", path.read_text())
+    ]
+    assert not found

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dat.cli.number_text import parse_number
+from dat.recipes.number_text import parse_number
 from dat_engine.errors import UserError, did_you_mean
 
 Flags = TypeVar("Flags")

@@ -12,8 +12,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from dat.cli.early_signals import quiet_signals
-from dat.cli.spoken_warnings import spoken_as
 from dat_engine.errors import RunFailedError, UserError, did_you_mean
+from dat_engine.spoken_warnings import spoken_as
 
 REPORT = (
     "this is a defect of dat-engine and not of your input: please report the lines above in the issue tracker of the place "

@@ -40,7 +40,7 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
     """Command-line words after ``dat profile`` -> one recipe per method, and what to do with them.
 
     Raises:
-        ValueError: no recipe, an unknown one, an unknown method or one named twice, an unknown flag, a value out of range.
+        UserError: no recipe, an unknown one, an unknown method or one named twice, an unknown flag, a value out of range.
         SystemExit: after ``--help``.
     """
     if arguments and arguments[0] in HELP:
@@ -89,7 +89,7 @@ def parse_methods(text: str) -> list[str]:
     """``"dat,pgd-at"`` -> names of methods.
 
     Raises:
-        ValueError: a name that is no method's, none at all, or one twice.
+        UserError: a name that is no method's, none at all, or one twice.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:

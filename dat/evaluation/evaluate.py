@@ -1,6 +1,6 @@
 """Robust accuracy by the paper's protocol: natural, FGSM, PGD-20, PGD-100, C&W-infinity, AutoAttack.
 
-float32 (TF32 off), eval mode, the default branch. Attacks other than AutoAttack follow the gradient of a attack model that has
+float32 (TF32 off), eval mode, the default branch. Attacks other than AutoAttack follow the gradient of an attack model that has
 been compared with the model; what is counted are the model's own predictions on the images they return.
 """
 
@@ -25,14 +25,13 @@ from dat_engine.attack.verification import (
     logits_of,
     unsteadiness,
 )
-from dat_engine.distributed import Processes
+from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
 from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_names
 from dat_engine.run.stop import Stop
 
 STANDARD = ("natural", "fgsm", "pgd20", "pgd100", "cw")
-_ALONE = Processes()
 
 
 def evaluate(
@@ -43,7 +42,7 @@ def evaluate(
     epsilon: float,
     batch_size: int = 256,
     seed: int = 0,
-    processes: Processes = _ALONE,
+    processes: Processes = ONE_PROCESS,
     on_progress: Callable[[str, int], None] | None = None,
     stop: Stop | None = None,
 ) -> Evaluation:
@@ -65,7 +64,7 @@ def evaluate(
     Raises:
         Stopped: `stop` has a reason; there is no result, and the model is as it was found.
         UserError: images, labels or a setting that do not fit, or a model for which no honest figure can be given: other
-            logits at every call, logits that depend on the rest of the batch, no gradient, a view that cannot be made right.
+            logits at every call, logits that depend on the rest of the batch, no gradient, no right attack model.
     """
     names = parse_attacks(attacks)
     if not 0 < epsilon <= 1:

@@ -90,7 +90,7 @@ def _checked(loader: DataLoader[Any], device: torch.device, share: Tensor) -> It
 
 
 def check_images(images: Tensor) -> None:
-    """Raise ValueError unless `images` are [B, C, H, W], floating point, in [0, 1]."""
+    """Raise UserError unless `images` are [B, C, H, W], floating point, in [0, 1]."""
     if not images.is_floating_point():
         hint = "; divide them by 255" if images.dtype == torch.uint8 else ""
         raise UserError(f"images are {_described(images)}; give floating-point images in [0, 1]{hint}")

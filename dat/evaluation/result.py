@@ -73,7 +73,7 @@ class Predictions:
 
 
 def check_writable(path: Path) -> None:
-    """Raise ValueError unless a CSV file of predictions can be written at `path`; leaves no trace."""
+    """Raise UserError unless a CSV file of predictions can be written at `path`; leaves no trace."""
     if path.suffix != ".csv":
         raise UserError(f"predictions are saved as CSV; give a file name that ends in .csv, not {path}")
     if path.is_dir():

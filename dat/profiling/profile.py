@@ -27,7 +27,7 @@ def profile(recipes: Sequence[Recipe], options: ProfileOptions) -> int:
     """Measure one recipe per method in turn; prints the table, writes the files, returns the exit code 0.
 
     Raises:
-        ValueError: wrong input, before anything is measured; or a file that cannot be written, after the table.
+        UserError: wrong input, before anything is measured; or a file that cannot be written, after the table.
     """
     _check_files(options)
     device = choose_device(options.device)

@@ -53,7 +53,7 @@ def engine_subject(recipe: Recipe, load: LoadData, device: torch.device) -> Warm
 
 
 def check_eager_baselines(recipe: Recipe) -> None:
-    """Raises ValueError where the recipe's model has no eager baseline."""
+    """Raises UserError where the recipe's model has no eager baseline."""
     if recipe.model.name not in EAGER_MODELS:
         raise UserError(
             f"the eager baselines exist for {' and '.join(EAGER_MODELS)}, not for {recipe.model.name}; leave --baseline "
@@ -67,7 +67,7 @@ def eager_subjects(recipe: Recipe, load: LoadData, device: torch.device) -> list
     Their settings are the published ones whatever the recipe says; model, batch size and data are the recipe's.
 
     Raises:
-        ValueError: the recipe's model has no eager baseline.
+        UserError: the recipe's model has no eager baseline.
     """
     check_eager_baselines(recipe)
     width, blocks = EAGER_MODELS[recipe.model.name]

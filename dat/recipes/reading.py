@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from dat.cli.number_text import parse_number
 from dat.methods import method_entry
 from dat.recipes import Recipe, recipe, with_data_of, with_epochs
+from dat.recipes.number_text import parse_number
 from dat_engine.errors import UserError, did_you_mean
 from dat_engine.step.optimizer_settings import optimizer_settings
 

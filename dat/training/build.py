@@ -34,13 +34,13 @@ from dat_engine.data import (
     open_loader,
     take,
 )
-from dat_engine.distributed import Processes
+from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
 from dat_engine.model.branches import has_batchnorm
 from dat_engine.model.synchronised import synchronise_batchnorm
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.method import Method
-from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
+from dat_engine.step.training_step import TrainingStep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def choose_device(name: str | None) -> torch.device:
     Under torchrun ``"cuda"`` is each process's own GPU.
 
     Raises:
-        ValueError: a device that is not there.
+        UserError: a device that is not there.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,7 +145,7 @@ def load_training_data(
     """Read, limit, hold out, build the method, and open the loader with the views that it needs.
 
     Raises:
-        ValueError: missing or damaged data, or a size that does not fit it.
+        UserError: missing or damaged data, or a size that does not fit it.
     """
     source = _read(recipe, data_root, "train", processes)
     validation = None
@@ -183,7 +183,7 @@ def load_test_data(
     """The test split, or a class-balanced part of it.
 
     Raises:
-        ValueError: missing or damaged data, or a limit beyond the split.
+        UserError: missing or damaged data, or a limit beyond the split.
     """
     source = _read(recipe, data_root, "test", processes)
     return source if limit is None else take(source, limit, seed=0)

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from dat.cli.spoken_warnings import spoken_by
 from dat.evaluation import evaluate
 from dat.evaluation.images import ImagesAndLabels
 from dat.training.options import DisplayStyle
@@ -19,6 +18,7 @@ from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.display import Display, open_display
 from dat_engine.run.stop import Stop
 from dat_engine.run.trainer import Ending, Trainer, Validate
+from dat_engine.spoken_warnings import spoken_by
 from dat_engine.step.guard import NonFiniteError
 
 

@@ -65,7 +65,7 @@ def load_trained(source: Path, device: torch.device) -> Trained:
     """From a run directory (its best checkpoint, or its newest where none was selected) or a checkpoint file.
 
     Raises:
-        ValueError: nothing there, damaged, or not a checkpoint of dat-engine.
+        UserError: nothing there, damaged, or not a checkpoint of dat-engine.
     """
     if not source.exists():
         raise UserError(f"{source} is neither a run directory nor a checkpoint: there is no such file")

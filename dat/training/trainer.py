@@ -25,6 +25,7 @@ from dat.training.own_network import classes_of, give_branches
 from dat.training.run import epoch_rows
 from dat.training.trained import classifier_state
 from dat_engine.data import Augmentation, ImageSource
+from dat_engine.distributed import ONE_PROCESS
 from dat_engine.errors import UserError
 from dat_engine.model.branches import has_batchnorm
 from dat_engine.model.precision import Precision
@@ -35,7 +36,7 @@ from dat_engine.run.trainer import Ending, TrainingPlan
 from dat_engine.run.trainer import Trainer as EngineTrainer
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings
-from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
+from dat_engine.step.training_step import TrainingStep
 
 Execution = Literal["auto", "eager", "compiled", "graphed"]
 

@@ -132,6 +132,9 @@ class Processes:
             call()
 
 
+ONE_PROCESS = Processes()
+
+
 def join(device_type: str) -> Processes:
     """This process's place in the run that torchrun started; a run of one where torchrun did not.
 

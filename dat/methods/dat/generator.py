@@ -77,7 +77,7 @@ class AmplitudeGenerator(nn.Module):
         Its output is in the centred (fft-shifted) layout; the rows of the last layer are permuted into FFT order.
 
         Raises:
-            ValueError: names or shapes that do not fit; the generator is left as it was.
+            UserError: names or shapes that do not fit; the generator is left as it was.
         """
         state = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
         own = {name: tensor for name, tensor in self.state_dict().items() if name != "amplitude_scale"}

@@ -1,1 +1,1 @@
-"""The inner maximisation: PGD on an attack model, a folded view of the network."""
+"""The inner maximisation: PGD on an attack model, a folded copy of the network."""

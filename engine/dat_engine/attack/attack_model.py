@@ -26,14 +26,14 @@ Branching = Literal["folded", "grouped"]
 _Versions = tuple[tuple[int, int], ...]
 
 CHECKS = 2
-"""How often a view compares itself with its model: as built, and after the first refresh that changed something."""
+"""How often an attack model compares itself with its model: as built, and after the first refresh that changed something."""
 
 
 class AttackModel:
-    """Differentiable-in-the-image, constant-in-the-weights view of a model.
+    """Differentiable-in-the-image, constant-in-the-weights copy of a model.
 
-    A view whose logits differ from the model's is replaced by a plain copy of the model, with one warning that names the
-    layer where they part. The comparison waits for the device, so it keeps out of captured and compiled regions.
+    An attack model whose logits differ from the model's is replaced by a plain copy of the model, with one warning that names
+    the layer where they part. The comparison waits for the device, so it keeps out of captured and compiled regions.
 
     Args:
         model: a network whose ``forward(images)`` gives logits; branched or plain.
@@ -82,19 +82,19 @@ class AttackModel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Copy the live model's present weights and running statistics into the view, in place."""
+        """Copy the live model's present weights and running statistics into the attack model, in place."""
         self._refresher()
         if self._checks_left and not _recording(self._device):
             self._refreshed_at = self._weights_now()
             self._check_is_due = self._refreshed_at != self._checked_at
 
     def verify(self, images: Tensor) -> str | None:
-        """Compare the view, refreshed, with the model in eval mode on the first of `images` [B, C, H, W], on every branch.
+        """Compare it, refreshed, with the model in eval mode on the first of `images` [B, C, H, W], on every branch.
 
-        The model is left as it was found. A rewritten view that differs is replaced by a plain copy of the model.
+        The model is left as it was found. A rewritten one that differs is replaced by a plain copy of the model.
 
         Returns:
-            None where view and model agree (the plain copy, where the rewritten one had to go), else why not, in a sentence.
+            None where both agree (the plain copy, where the rewritten one had to go), else why not, in a sentence.
 
         Raises:
             ValueError: the model gives something else than logits [B, K].
@@ -107,14 +107,14 @@ class AttackModel:
         self._checked_at = self._refreshed_at
         self._checks_left = max(0, self._checks_left - 1)
         sample = images.detach()[: verification.CHECKED_IMAGES]
-        with in_eval_mode(self._model):  # a random layer in the view draws from the global state too
+        with in_eval_mode(self._model):  # a random layer in the attack model draws from the global state too
             return self._settle(sample)
 
     def _settle(self, sample: Tensor) -> str | None:
         found = self._disagreement(sample)
         if found is not None and self._rewritten:
             warnings.warn(
-                f"the folded view of {type(self._model).__name__} is not used: {found}; the attack runs on an unfolded copy "
+                f"the folded copy of {type(self._model).__name__} is not used: {found}; the attack runs on an unfolded copy "
                 "of the model, which is slower",
                 stacklevel=5,
             )
@@ -125,9 +125,9 @@ class AttackModel:
     def logits(self, images: Tensor, layout: tuple[str, ...] = ("base",)) -> Tensor:
         """[B, C, H, W] in [0, 1], group i of `len(layout)` equal ones on branch layout[i] -> [B, K] in float32.
 
-        float64 for a float64 view. Any float dtype and memory format is taken.
+        float64 for a float64 attack model. Any float dtype and memory format is taken.
         """
-        # a stale view is its owner's wish and cannot be compared; the next refresh makes the check due again
+        # a stale attack model is its owner's wish and cannot be compared; the next refresh makes the check due again
         if self._check_is_due and not _recording(self._device) and self._weights_now() == self._refreshed_at:
             problem = self._verify(images)
             if problem is not None:
@@ -209,7 +209,7 @@ class AttackModel:
 
     @torch.no_grad()
     def _disagreement(self, sample: Tensor) -> str | None:
-        """How and where the view differs from the model on some unit of branches; None where it does not."""
+        """How and where the attack model differs from the model on some unit of branches; None where it does not."""
         for unit, module in self._modules.items():
             images = torch.cat([sample] * len(unit))
             own = verification.own_logits(self._model, images, unit)
@@ -230,14 +230,14 @@ class AttackModel:
     def _share_of_rounding(self, unit: tuple[str, ...], images: Tensor, own: Tensor) -> float:
         """How much rounding alone may cost on this model: four times what it costs without a rewritten layer.
 
-        Where the view is a plain copy itself, any cost is rounding's as long as a copy in the model's precision agrees.
+        Where the attack model is a plain copy itself, any cost is rounding's as long as a copy in the model's precision agrees.
         """
         own_dtype = dtype_of(self._model)
         at_own_precision = torch.finfo(self.dtype).eps <= torch.finfo(own_dtype).eps
         if at_own_precision:
             if not self._rewritten or own_dtype == torch.float64:
                 return 0.0
-            dtype = torch.float64  # the model's own rounding, which a chaotic network amplifies as much as the view's
+            dtype = torch.float64  # the model's own rounding, which a chaotic network amplifies as much as the copy's
         else:
             dtype = self.dtype if self._rewritten else own_dtype
         refresher = Refresher()

@@ -1,4 +1,4 @@
-"""The inner maximisation: projected sign-gradient ascent on a attack model.
+"""The inner maximisation: projected sign-gradient ascent on an attack model.
 
 The attack needs from its loss only dL/dlogits, given in closed form by the caller; for every loss that is a cross entropy
 against fixed soft targets this is ``softmax(logits) - targets``. The sign of the image gradient does not depend on the
@@ -153,7 +153,7 @@ class CleanPass:
         return self._logits.detach()
 
     def gradient(self, logit_gradient: LogitGradient) -> Tensor:
-        """dL/dimages [B, C, H, W] at the images, in the view's dtype; to be asked for once."""
+        """dL/dimages [B, C, H, W] at the images, in the attack model's dtype; to be asked for once."""
         return _back_to_images(self._attack_model, self._logits, self._inputs, logit_gradient)
 
 
@@ -169,7 +169,7 @@ def along_projection(images: Tensor, adversarial: Tensor, active: Tensor) -> Ten
 def image_gradient(
     attack_model: AttackModel, images: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
 ) -> Tensor:
-    """dL/dimages [B, C, H, W] in the view's dtype, for the loss whose dL/dlogits `logit_gradient` gives; see `pgd_attack`."""
+    """dL/dimages [B, C, H, W] in the attack model's dtype; `logit_gradient` gives the loss's dL/dlogits; see `pgd_attack`."""
     return _gradient_at(attack_model, _model_input(attack_model, images), logit_gradient, layout)
 
 
@@ -180,7 +180,7 @@ def _model_input(attack_model: AttackModel, images: Tensor) -> Tensor:
 def _gradient_at(
     attack_model: AttackModel, inputs: Tensor, logit_gradient: LogitGradient, layout: tuple[str, ...]
 ) -> Tensor:
-    """`image_gradient` for images that are in the view's dtype and memory format."""
+    """`image_gradient` for images that are in the attack model's dtype and memory format."""
     inputs = inputs.detach().requires_grad_()
     with torch.enable_grad():
         logits = attack_model.logits(inputs, layout)

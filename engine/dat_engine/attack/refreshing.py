@@ -1,7 +1,7 @@
-"""Brings the tensors of a attack model up to date with the live model, many of them per launch.
+"""Brings the tensors of an attack model up to date with the live model, many of them per launch.
 
-A ResNet-18's view holds some hundred small tensors, and a step refreshes them all: one by one, on a GPU, their launches cost
-more than their bytes.
+A ResNet-18's attack model holds some hundred small tensors, and a step refreshes them all: one by one, on a GPU, their launches
+cost more than their bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dat_engine import private_torch
 
 
 class Refresher:
-    """Collects what a view copies from its model, while the view is built; called, it copies everything, in place.
+    """Collects what an attack model copies from its model, while it is built; called, it copies everything, in place.
 
     What is collected is read anew at every call, so buffers that the model replaces are followed where the source is a
     BatchNorm; a `copy` holds on to the tensor that it was given.

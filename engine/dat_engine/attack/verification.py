@@ -1,7 +1,7 @@
-"""Does a view give the model's own logits and image gradients? Where not: how far off it is, and from which layer on.
+"""Does an attack model give the model's own logits and image gradients? Where not: how far off it is, and from which layer on.
 
-Rewriting a model is right for the layers that the rewriter knows; a model may hold anything. So nobody trusts a view that has
-not been compared with its model.
+Rewriting a model is right for the layers that the rewriter knows; a model may hold anything. So nobody trusts an attack model
+that has not been compared with its model.
 """
 
 from __future__ import annotations
@@ -90,17 +90,17 @@ def compare(given: Tensor, expected: Tensor, dtype: torch.dtype) -> Difference:
 
 
 def parting_layer(
-    model: nn.Module, view: nn.Module, images: Tensor, layout: tuple[str, ...], dtype: torch.dtype
+    model: nn.Module, rewritten: nn.Module, images: Tensor, layout: tuple[str, ...], dtype: torch.dtype
 ) -> str:
-    """Name of the first layer, in the order of calls, after which `view` differs from `model`; else where it may lie."""
+    """Name of the first layer, in the order of calls, after which `rewritten` differs from `model`; else where it may lie."""
     own: dict[str, list[Tensor]] = {}
     seen: list[tuple[str, Tensor]] = []
     with torch.no_grad():
         with in_eval_mode(model), _outputs(model, lambda name, output: own.setdefault(name, []).append(output)):
             logits_of(model, images, layout)
-        with _outputs(view, lambda name, output: seen.append((name, output))):
-            view(images.to(dtype))
-    names = getattr(view, "folded_into", {}) if isinstance(view, fx.GraphModule) else {}
+        with _outputs(rewritten, lambda name, output: seen.append((name, output))):
+            rewritten(images.to(dtype))
+    names = getattr(rewritten, "folded_into", {}) if isinstance(rewritten, fx.GraphModule) else {}
     calls: dict[str, int] = {}
     for name, output in seen:
         live = names.get(name, name)

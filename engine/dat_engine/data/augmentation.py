@@ -29,7 +29,7 @@ _ATTEMPTS = 10
 class Augmentation:
     """Crop to the image's own size after padding with `padding` zeros on each side; flip half of the images if `flip`.
 
-    Raises ValueError for a negative padding.
+    Raises UserError for a negative padding.
     """
 
     padding: int

@@ -22,7 +22,7 @@ class EpochSampler:
     process `rank` gets every world_size-th. So the processes never share a sample, take equally many steps, and the
     samples of a step depend on world_size * batch_size alone.
 
-    Raises ValueError for values out of range, or where the samples do not fill one batch on every process.
+    Raises UserError for values out of range, or where the samples do not fill one batch on every process.
     """
 
     num_samples: int

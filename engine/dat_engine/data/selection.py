@@ -31,7 +31,7 @@ def take(source: AnySplit, n: int, seed: int) -> AnySplit:
     """A random subset of n samples in their original order, its classes as equal in size as the data allow.
 
     A pure function of (source, n, seed); the subset of n is part of the subset of n + 1.
-    Raises ValueError where n is not in 1..len(source).
+    Raises UserError where n is not in 1..len(source).
     """
     if not 1 <= n <= len(source):
         raise UserError(
@@ -44,7 +44,7 @@ def hold_out(source: AnySplit, count: int, seed: int) -> tuple[AnySplit, AnySpli
     """Split off `count` samples for validation, classes as equal in size as the data allow: (train, validation).
 
     The two are disjoint, together they are the whole, both keep the original order; a pure function of
-    (source, count, seed). Raises ValueError where either part would be empty.
+    (source, count, seed). Raises UserError where either part would be empty.
     """
     if not 1 <= count < len(source):
         raise UserError(

@@ -96,7 +96,7 @@ def convert_batchnorm(model: nn.Module, branches: Sequence[str] = ("base", "mix"
     has nothing to convert and is refused here; `TrainingStep` takes it as it is.
 
     Raises:
-        ValueError: no branch, a repeated branch, a model that has no BatchNorm or is branched already.
+        UserError: no branch, a repeated branch, a model that has no BatchNorm or is branched already.
     """
     if not branches or len(set(branches)) != len(branches):
         raise UserError(f"branches must be distinct names, at least one; got {tuple(branches)}")

@@ -20,7 +20,7 @@ class RunLock:
     filelock closes its descriptor in forked children, so that the lock of a killed trainer does not last as long as its
     slowest loader worker.
 
-    Raises ValueError, naming the holder, when another process (or another RunLock of this one) has it, and when `.lock`
+    Raises UserError, naming the holder, when another process (or another RunLock of this one) has it, and when `.lock`
     is a symbolic link; OSError when the file cannot be opened.
     """
 

@@ -36,7 +36,7 @@ class MetricsLog:
         """Write `row` (JSON types) as one line and flush it; nan and infinities, which JSON lacks, become null.
 
         Raises TypeError, before anything is written, for a value that is not JSON (a tensor, say); RunFailedError when the
-        disk is full, the file cannot be written, or its directory has been removed; ValueError when it is a symbolic link.
+        disk is full, the file cannot be written, or its directory has been removed; UserError when it is a symbolic link.
         """
         line = json.dumps(finite(row), allow_nan=False).encode() + b"\n"
         try:

@@ -61,7 +61,7 @@ class RunDirectory:
     ) -> Self:
         """Begin a run at `path`, made with its parents where missing, and lock it. config.json appears whole, last.
 
-        Raises ValueError, with nothing left behind, when `path` holds a run or a symbolic link by the name of one of a
+        Raises UserError, with nothing left behind, when `path` holds a run or a symbolic link by the name of one of a
         run's files, is a file, is in use or cannot be written; TypeError when `config` or `options` is not JSON.
         """
         path = Path(path)
@@ -95,7 +95,7 @@ class RunDirectory:
     def open(cls, path: str | Path, *, keep_checkpoints: int = 2) -> Self:
         """Look at a run, finished or not, without locking it (evaluation, reports, the other processes of a run).
 
-        Raises ValueError when there is no run at `path` or its config.json is damaged.
+        Raises UserError when there is no run at `path` or its config.json is damaged.
         """
         path = Path(path)
         config, options, environment = _read_config(path)
@@ -105,7 +105,7 @@ class RunDirectory:
     def resume(cls, path: str | Path, *, keep_checkpoints: int = 2) -> Self:
         """`open`, and lock the run to go on training.
 
-        Raises ValueError also when another process trains in it, or when
+        Raises UserError also when another process trains in it, or when
         a file or folder of it is a symbolic link: `path` itself may be one, nothing in it is written through links.
         """
         path = Path(path)
@@ -154,7 +154,7 @@ class RunDirectory:
         return self._writer
 
     def add_scalars(self, chart: str, values: Mapping[str, float], step: int) -> None:
-        """Draw each value at `step` into the chart that TensorBoard groups them by.
+        """Plot each value at `step` into the chart that TensorBoard groups them by.
 
         Raises:
             RunFailedError: the events cannot be written, now or since the call before.
@@ -182,7 +182,7 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """Replace summary.json, atomically; nan and infinities become null.
 
-        Raises TypeError for what is not JSON, RunFailedError when it cannot be written, ValueError when it is a symbolic link.
+        Raises TypeError for what is not JSON, RunFailedError when it cannot be written, UserError when it is a symbolic link.
         """
         path = self.path / "summary.json"
         refuse_link(path)
@@ -198,7 +198,7 @@ class RunDirectory:
         return path
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What `write_summary` wrote last, None before. Raises ValueError when summary.json is damaged."""
+        """What `write_summary` wrote last, None before. Raises UserError when summary.json is damaged."""
         path = self.path / "summary.json"
         return _read_json_object(path) if path.exists() else None
 

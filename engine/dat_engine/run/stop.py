@@ -21,7 +21,7 @@ _DURATION = re.compile(r"\s*".join(rf"(?:({_NUMBER})\s*{unit})?" for unit in _UN
 def parse_duration(text: str) -> float:
     """Seconds in `text`: days, hours, minutes, seconds in this order (`9m`, `90s`, `1h30m`, `1.5h`), or plain seconds.
 
-    Raises ValueError for anything else and for a duration that is zero or not finite.
+    Raises UserError for anything else and for a duration that is zero or not finite.
     """
     compact = text.strip().lower()
     if re.fullmatch(_NUMBER, compact):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dat_engine.data import Batch, Loader, prefetched
-from dat_engine.distributed import Processes
+from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.checkpoint import CheckpointError
 from dat_engine.run.checkpoint_writer import CheckpointWriter
@@ -25,7 +25,7 @@ from dat_engine.run.training_state import STATE_VERSION, check_state_version, ch
 from dat_engine.run.unequal import first_unequal
 from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.means import StepMeans
-from dat_engine.step.training_step import ONE_PROCESS, TrainingStep
+from dat_engine.step.training_step import TrainingStep
 
 Ending = Literal["finished", "step limit", "time limit", "signal"]
 NON_FINITE = "non-finite"

@@ -60,7 +60,7 @@ def fused_sgd(
     """apex.optimizers.FusedSGD over float32 parameters on a GPU.
 
     Raises:
-        ValueError: apex is missing, is another package or lacks its kernels; parameters that it cannot update.
+        UserError: apex is missing, is another package or lacks its kernels; parameters that it cannot update.
     """
     reason = why_unusable()
     if reason is not None:

@@ -33,7 +33,7 @@ def sgd(parameters: Iterable[nn.Parameter], settings: SGDSettings, *, maximize: 
     torch's has its learning rate in a tensor on the parameters' device, so that a captured graph follows the schedule.
 
     Raises:
-        ValueError: apex is asked for and cannot serve.
+        UserError: apex is asked for and cannot serve.
     """
     parameters = list(parameters)
     values: dict[str, Any] = {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dat_engine import private_torch
 from dat_engine.attack.attack_model import AttackModel, Branching
 from dat_engine.data import Batch
-from dat_engine.distributed import Processes
+from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
 from dat_engine.model.branches import branch_layout, normalise_at_once, uncounted_batches
 from dat_engine.model.precision import Precision
@@ -33,7 +33,6 @@ from dat_engine.step.players import Seat, check_gradients, check_objectives, mov
 from dat_engine.step.progress import TrainingProgress
 from dat_engine.step.updates import RULES, Outcome, WeightPerturbation
 
-ONE_PROCESS = Processes()
 Forward = Callable[[Tensor], Tensor]
 
 

@@ -151,7 +151,7 @@ def test_a_view_that_differs_is_replaced_with_one_warning_that_names_the_layer()
         logits = attack_model.logits(IMAGES)
         attack_model.logits(IMAGES)
     (warning,) = caught
-    assert "the folded view of Deceptive is not used" in str(warning.message)
+    assert "the folded copy of Deceptive is not used" in str(warning.message)
     torch.testing.assert_close(logits, expected)
 
 

@@ -1,6 +1,5 @@
 """The loop: what it writes, where it stops, and that going on equals never having stopped."""
 
-import json
 import os
 import signal
 import threading
@@ -20,6 +19,7 @@ from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.method import Examples, Method
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
+from tests.engine.run.tiny_training import StopAfter, rows, weights
 
 
 class Blur(Method):
@@ -61,27 +61,6 @@ def trainer(
         log_every=2,
     )
     return Trainer(step, loader, plan, run, Display(), identity={"recipe": identity}, validate=validate, **changes)
-
-
-class StopAfter(Stop):
-    """Asks to stop once the trainer has looked `looks` times."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def reason(self):
-        self.looks -= 1
-        return "time limit" if self.looks <= 0 else None
-
-
-def weights(run_trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in run_trainer.step.model.state_dict().items()}
-
-
-def rows(run: RunDirectory) -> list[dict]:
-    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_writes_steps_epochs_and_checkpoints(tmp_path):

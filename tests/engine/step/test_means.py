@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dat_engine.distributed import Processes
+from dat_engine.distributed import ONE_PROCESS
 from dat_engine.step.means import StepMeans, StepMetrics
-
-ALONE = Processes()
 
 
 def steps() -> list[dict[str, Tensor]]:
@@ -31,7 +29,7 @@ def test_means_are_those_of_one_sum_for_each_scalar():
         means.add(StepMetrics(metrics))
     good = [metrics for metrics in steps() if not metrics["skipped"]]
     expected = {name: sum(float(metrics[name]) for metrics in good) / 7 for name in ("loss", "accuracy")}
-    assert means.means(ALONE) == {**expected, "skipped": 2 / 9}
+    assert means.means(ONE_PROCESS) == {**expected, "skipped": 2 / 9}
 
 
 def test_sums_go_on_from_saved_ones_in_any_order_and_from_plain_metrics():
@@ -43,7 +41,7 @@ def test_sums_go_on_from_saved_ones_in_any_order_and_from_plain_metrics():
     second = StepMeans(dict(sorted(first.sums.items())))
     for metrics in steps()[4:]:
         second.add(StepMetrics(metrics))
-    assert second.means(ALONE) == whole.means(ALONE)
+    assert second.means(ONE_PROCESS) == whole.means(ONE_PROCESS)
     assert StepMeans().sums == {}
 
 
@@ -51,9 +49,9 @@ def test_what_a_captured_step_overwrites_is_not_held():
     metrics = StepMetrics(steps()[0])
     means = StepMeans()
     means.add(metrics)
-    before = means.means(ALONE)
+    before = means.means(ONE_PROCESS)
     metrics.summands.fill_(7.0)
-    assert means.means(ALONE) == before
+    assert means.means(ONE_PROCESS) == before
 
 
 class Operations(TorchDispatchMode):
@@ -81,4 +79,4 @@ def test_values_keep_their_precision(dtype):
     metrics = StepMetrics({"loss": value, "skipped": torch.zeros(())})
     means = StepMeans()
     means.add(metrics)
-    assert means.means(ALONE)["loss"] == float(value)
+    assert means.means(ONE_PROCESS)["loss"] == float(value)

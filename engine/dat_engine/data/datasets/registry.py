@@ -89,7 +89,7 @@ def describe(name: str, root: Path | None = None, *, files: FileSettings = _AS_P
     root: the data root, looked into only for data sets whose classes are folders (imagefolder, imagenet,
     tinyimagenet); files: as for `load`.
 
-    Raises ValueError for an unknown name, DataError (a ValueError) where the folders are needed and not usable.
+    Raises UserError for an unknown name, DataError where the folders are needed and not usable.
     """
     return _source(name).describe(root, files)
 
@@ -113,7 +113,7 @@ def load(
     without files; download: fetch what is missing or damaged, where the data set can be fetched (cifar10, cifar100;
     with several processes let one of them load first); files: how image files are read.
 
-    Raises ValueError for an unknown name or split or settings that do not fit, DataError (a ValueError) where the data
+    Raises UserError for an unknown name or split or settings that do not fit, DataError where the data
     are missing, damaged, unreadable or cannot be downloaded.
     """
     source = _source(name)

@@ -20,7 +20,7 @@ class FileSettings:
     image_size: edge of the square images in pixels; resize: what the shorter edge of a file is scaled to first;
     on_damaged: what happens to a file that cannot be decoded, see `ImageFiles`.
 
-    Raises ValueError for sizes below 1 or an `on_damaged` that does not exist.
+    Raises UserError for sizes below 1 or an `on_damaged` that does not exist.
     """
 
     image_size: int | None = None
@@ -49,7 +49,7 @@ class ImageFiles:
     training its place is taken by the next sample of the split that can be decoded, a choice that depends on the
     files alone, so that batches keep their size and a resumed run sees the same images; in evaluation it is dropped.
 
-    Raises TypeError for targets of another dtype, ValueError for whatever else does not fit.
+    Raises TypeError for targets of another dtype, UserError for sizes that do not fit, ValueError for whatever else does not.
     """
 
     paths: tuple[str, ...]

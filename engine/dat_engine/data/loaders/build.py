@@ -50,7 +50,7 @@ def open_loader(
     workers: threads of DALI or processes of torchvision, None for the cores that this process may use (torchvision:
     none for images in memory); extra_views: augmented views beside the first. The rest: as for a `ResidentLoader`.
 
-    Raises ValueError for an unknown kind, for "dali" where that is not installed, and as the loaders do; DataError for
+    Raises UserError for an unknown kind, for "dali" where that is not installed, and as the loaders do; DataError for
     files that cannot be read, and for damaged ones where those are fatal.
     """
     if kind not in ("auto", "resident", "dali", "torchvision"):

@@ -38,7 +38,7 @@ class DaliLoader:
     When DALI fails, which it does for a whole batch, the files of that batch are decoded one by one to find the
     damaged ones; then a new pipeline goes on from the same position.
 
-    Raises ValueError where DALI is not installed, the data set does not fill one batch on every process, or a value
+    Raises UserError where DALI is not installed, the data set does not fill one batch on every process, or a value
     is out of range.
     """
 

@@ -20,7 +20,7 @@ class ResidentLoader:
     every epoch is this process's; damaged_files: what was found while the arrays were decoded from files, if they
     were; extra_views: augmented views beside the first. No call in the epoch loop waits for the device.
 
-    Raises ValueError where the data set does not fill one batch on every process, or a value is out of range.
+    Raises UserError where the data set does not fill one batch on every process, or a value is out of range.
     """
 
     def __init__(

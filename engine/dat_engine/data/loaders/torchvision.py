@@ -36,7 +36,7 @@ class TorchvisionLoader:
     and flips have the same distribution but are drawn by torchvision. The global random state of torch is neither used
     nor changed.
 
-    Raises ValueError where the data set does not fill one batch on every process, or a value is out of range.
+    Raises UserError where the data set does not fill one batch on every process, or a value is out of range.
     """
 
     def __init__(
