@@ -93,9 +93,9 @@ class RandomResizedCrop:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale is {self.scale}; give two shares of the area with 0 < low <= high <= 1")
+            raise UserError(f"scale is {self.scale}; give two shares of the area with 0 < low <= high <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise ValueError(f"ratio is {self.ratio}; give two positive aspect ratios with low <= high")
+            raise UserError(f"ratio is {self.ratio}; give two positive aspect ratios with low <= high")
 
 
 def draw_windows(augmentation: RandomResizedCrop, sizes: Tensor, generator: torch.Generator) -> Tensor:
