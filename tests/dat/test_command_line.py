@@ -163,3 +163,8 @@ def test_output_that_the_shell_has_closed_is_no_error():
         ["sh", "-c", f"{shlex.quote(sys.executable)} -m dat recipes >&-"], stderr=subprocess.PIPE, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_word_for_a_whole_number_is_refused_in_plain_words(capsys):
+    assert main(["train", "digits-resnet", "--epochs", "three"]) == 2
+    assert capsys.readouterr().err == "dat train: --epochs: 'three' is not a whole number; write it like 30\n"
