@@ -38,6 +38,27 @@ def _number_flag(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float
     )
 
 
+@_FRACTIONS.primitive_rule
+def _whole_number_flag(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    """Whole numbers are refused in the words of this project, not of Python's int()."""
+    if type_info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: _whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number; write it like 30") from None
+
+
 def parse_flags(
     flags_type: type[Flags],
     arguments: Sequence[str],

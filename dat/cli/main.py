@@ -5,6 +5,7 @@ Commands import what they need when they are called: torch takes seconds, and a 
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import sys
@@ -110,7 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        return COMMANDS[command][0](arguments)
+        code = COMMANDS[command][0](arguments)
+        if sys.stdout is not None:  # None where it was closed by the shell: >&-
+            sys.stdout.flush()  # where output is buffered, a full disk behind it is noticed here and not at exit
+        return code
     except SystemExit as exit_:  # after a --help
         return exit_.code if isinstance(exit_.code, int) else 0
     except UserError as error:
@@ -120,11 +124,16 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has left (`| head`); Python would complain again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_output()
         return 141
     except Exception as error:
         if _ends_a_run(error):
             print(f"dat {command}: {error}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            _silence_output()
+            print(
+                f"dat {command}: cannot write the output: {error.strerror}; free space where it goes", file=sys.stderr
+            )
         else:
             traceback.print_exc()
             print(f"dat {command}: {REPORT}", file=sys.stderr)
@@ -134,6 +143,11 @@ def _run(command: str, arguments: Sequence[str]) -> int:
             from dat_engine.distributed import leave
 
             leave()
+
+
+def _silence_output() -> None:
+    """Send what is still to be printed nowhere: Python flushes at exit, and would complain of what was said already."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _ends_a_run(error: Exception) -> bool:

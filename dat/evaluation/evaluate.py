@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dat.evaluation.attacks import REGISTRY, Perturb, Victim, parse_attacks
-from dat.evaluation.images import ImagesAndLabels, NumberedBatch, numbered_batches
+from dat.evaluation.images import ImagesAndLabels, NumberedBatch, check_epsilon, numbered_batches
 from dat.evaluation.result import NOT_FINITE, Evaluation, Predictions
 from dat.evaluation.rounds import in_rounds
 from dat_engine.attack.attack_model import AttackModel
@@ -27,7 +27,7 @@ from dat_engine.attack.verification import (
 )
 from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
-from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
+from dat_engine.model.as_found import check_module, device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_names
 from dat_engine.run.stop import Stop
 
@@ -67,8 +67,12 @@ def evaluate(
             logits at every call, logits that depend on the rest of the batch, no gradient, no right attack model.
     """
     names = parse_attacks(attacks)
-    if not 0 < epsilon <= 1:
-        raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
+    check_epsilon(epsilon)
+    check_module(model)
+    if torch.is_inference_mode_enabled():
+        raise UserError(
+            "torch.inference_mode() is on, in which no attack can find a gradient; call evaluate outside of it"
+        )
     dtype, device = dtype_of(model), device_of(model)
     if dtype not in (torch.float32, torch.float64):
         raise UserError(

@@ -89,6 +89,14 @@ def _checked(loader: DataLoader[Any], device: torch.device, share: Tensor) -> It
         yield images.to(device), labels.to(device, torch.int64), share[positions] if len(share) else positions
 
 
+def check_epsilon(epsilon: object) -> None:
+    """Raise UserError unless `epsilon` is a number in (0, 1]."""
+    if not isinstance(epsilon, int | float | np.number):
+        raise UserError(f"epsilon is {epsilon!r}; give a number in (0, 1], as 8 / 255")
+    if not 0 < epsilon <= 1:
+        raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
+
+
 def check_images(images: Tensor) -> None:
     """Raise UserError unless `images` are [B, C, H, W], floating point, in [0, 1]."""
     if not images.is_floating_point():

@@ -22,6 +22,7 @@ from dat_engine.data.loaders.given import (
 )
 from dat_engine.distributed import Processes
 from dat_engine.errors import UserError
+from dat_engine.step.first_batch import check_images, check_soft_labels
 
 OwnData = ImagesAndLabels
 NOT_AUGMENTED = Augmentation(padding=0, flip=False)
@@ -80,6 +81,7 @@ def own_loader(
                 processes=processes,
             )
         _refuse_augmentation(augmentation, "floating-point images or soft labels")
+        _check_held(images, targets, num_classes)
         return TensorLoader(images, targets, batch_size=batch_size, extra_views=extra_views, **shared)
     if isinstance(data, DataLoader):
         _refuse_augmentation(augmentation, "a DataLoader")
@@ -92,8 +94,10 @@ def own_loader(
     return DatasetLoader(data, batch_size=batch_size, workers=workers, extra_views=extra_views, **shared)
 
 
-def own_validation(data: OwnData | None) -> ImagesAndLabels | None:
+def own_validation(data: OwnData | None, num_classes: int) -> ImagesAndLabels | None:
     """`data` as `dat.evaluate` takes them: images in [0, 1], and of soft labels the most probable class.
+
+    What is in memory is looked at whole, so that it is not the end of the first epoch that finds a wrong label.
 
     Raises:
         UserError: something that cannot be.
@@ -103,6 +107,10 @@ def own_validation(data: OwnData | None) -> ImagesAndLabels | None:
     if isinstance(data, tuple | list):
         images, targets = _pair(data)
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        try:
+            _check_held(images, hard, num_classes)
+        except UserError as error:
+            raise UserError(f"validation: {error}") from error
         return unit_range(images) if images.dtype == torch.uint8 else images, hard
     return _UnitRange(data)
 
@@ -149,6 +157,16 @@ def _pair(data: tuple[Any, Any] | list[Any]) -> tuple[Tensor, Tensor]:
             "[N] or soft labels [N, K]"
         )
     return images, target_tensor(labels)
+
+
+def _check_held(images: Tensor, targets: Tensor, num_classes: int) -> None:
+    """Look at all of what is in memory: the first batch alone would leave a wrong image or label to a later step."""
+    if images.dtype != torch.uint8:
+        check_images("images", images)
+    if targets.ndim == 2:
+        check_soft_labels("soft labels", targets, len(images), num_classes)
+    elif not targets.is_floating_point():
+        _class_names(targets, num_classes)
 
 
 def _class_names(targets: Tensor, num_classes: int) -> tuple[str, ...]:

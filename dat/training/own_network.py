@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dat_engine.errors import UserError
-from dat_engine.model.as_found import in_eval_mode
+from dat_engine.model.as_found import check_module, in_eval_mode
 from dat_engine.model.branches import branch_names, convert_batchnorm, has_batchnorm
 
 
@@ -16,6 +16,7 @@ def classes_of(model: nn.Module, shape: tuple[int, int, int]) -> int:
     Raises:
         UserError: it takes no image of that shape, or does not give logits [B, K].
     """
+    check_module(model)
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise UserError(f"{type(model).__name__} has no parameter that could be trained")
@@ -25,15 +26,23 @@ def classes_of(model: nn.Module, shape: tuple[int, int, int]) -> int:
         )
     with in_eval_mode(model), torch.no_grad():
         try:
-            logits = model(torch.zeros(2, *shape, device=parameter.device))
+            images = torch.zeros(2, *shape, device=parameter.device, dtype=parameter.dtype)
+            logits, trained = (
+                model(images),
+                model.train()(images),
+            )  # torchvision's GoogLeNet gives logits in eval mode alone
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{type(model).__name__} cannot take images of shape {[2, *shape]} ({(str(error).splitlines() or [''])[0]}); "
                 "give images of the shape that it was made for"
             ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
-        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"{type(model).__name__} gives {given} for 2 images; it must give logits [2, K]")
+    for given, mode in ((logits, "eval"), (trained, "training")):
+        if not isinstance(given, torch.Tensor) or given.ndim != 2 or len(given) != 2:
+            found = list(given.shape) if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+            raise UserError(
+                f"{type(model).__name__} in {mode} mode gives {found} for 2 images; it must give logits [2, K]: switch "
+                "auxiliary outputs off, or wrap it in a module that does"
+            )
     return int(logits.shape[1])
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
+from dat.evaluation.images import check_epsilon
 from dat.methods import METHODS
 from dat.methods.named import name_and_settings
 from dat.methods.task import Task
@@ -113,11 +116,14 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         name, settings = name_and_settings(method)
-        if not 0 < epsilon <= 1:
-            raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
+        check_epsilon(epsilon)
         for what, value in (("epochs", epochs), ("batch_size", batch_size), ("log_every", log_every)):
-            if value < 1:
-                raise UserError(f"{what} must be at least 1; got {value}")
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{what} must be a whole number of at least 1; got {value!r}")
+        _check_kind("optimizer", optimizer, OptimizerSettings, "dat_engine.step.optimizer_settings.SGDSettings(...)")
+        _check_kind("schedule", schedule, Schedule, 'dat_engine.run.schedule.Schedule(kind="cosine")')
+        if progress not in get_args(DisplayStyle):
+            raise UserError(f"progress must be one of {', '.join(get_args(DisplayStyle))}; got {progress!r}")
         entry = METHODS[name]
         self.model = model
         self.method = name
@@ -126,7 +132,6 @@ class Trainer:
         self._progress: DisplayStyle = progress
         self._seed = seed
         self._time_limit = None if time_limit is None else parse_duration(_duration_text(time_limit))
-        self._validation = own_validation(validation)
         self._optimizer = optimizer or SGDSettings()
         self._select_by = entry.select_by
         target = choose_device(device)
@@ -144,6 +149,7 @@ class Trainer:
         )
         shape = image_shape_of(data)
         self.num_classes = classes_of(model, shape)
+        self._validation = own_validation(validation, self.num_classes)
         own = augmentation or NOT_AUGMENTED
         if not isinstance(own, Augmentation):
             raise UserError(
@@ -172,10 +178,12 @@ class Trainer:
         )
         if self.loader.batch_size < entry.smallest_batch:
             raise UserError(f"{name} needs batches of at least {entry.smallest_batch}; got {self.loader.batch_size}")
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary = run_dir is None
         if run_dir is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="dat-")
-            run_dir = Path(self._temporary.name) / "run"
+            temporary = tempfile.mkdtemp(prefix="dat-")
+            # not a TemporaryDirectory, which warns when a trainer goes out of scope
+            weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+            run_dir = Path(temporary) / "run"
         self.run_dir = Path(run_dir)
         self._device = target
         self._precision = Precision(name=precision) if isinstance(precision, str) else precision
@@ -284,8 +292,13 @@ class Trainer:
             "precision": step.precision.name,
             "execution": self._execution,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "run": "temporary" if self._temporary is not None else str(self.run_dir),
+            "run": "temporary" if self._temporary else str(self.run_dir),
         }
+
+
+def _check_kind(name: str, value: object, kind: Any, example: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise UserError(f"{name} is a {type(value).__name__}; give settings, as {example}, or None")
 
 
 def _chosen_execution(execution: Execution, device: torch.device) -> Execution:

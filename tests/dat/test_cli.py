@@ -201,7 +201,7 @@ def refused(capsys, *words: str) -> str:
         (["train", "digits-resnet", "--device", "cuda:99"], "cuda:99 is not there"),
         (["train", "digits-resnet", "--precision.name", "int8"], "precision must be one of"),
         (["train", "digits-resnet", "--epohcs", "3"], "unrecognized --epohcs; did you mean --epochs?"),
-        (["train", "digits-resnet", "--epochs", "many"], "--epochs: invalid literal"),
+        (["train", "digits-resnet", "--epochs", "many"], "--epochs: 'many' is not a whole number"),
         (["train", "digits-resnet", "--data.loader", "disk"], "'resident', 'dali', 'torchvision'"),
         (["evaluate"], "name what to evaluate"),
         (["train", "digits-resnet", "--resume"], "there is no run at"),

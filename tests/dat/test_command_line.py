@@ -1,6 +1,8 @@
 """The command line before anything is trained: help, versions, defects, warnings, and how little it imports."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -138,3 +140,31 @@ def test_a_wrong_recipe_file_is_one_sentence(tmp_path, capsys, text, sentence):
     assert main(["train", *recipe_file(tmp_path, text)]) == 2
     written = capsys.readouterr().err
     assert sentence in written and len(written.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_to_a_full_disk_is_one_sentence(buffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dat", "recipes"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+        )
+    assert done.returncode == 1
+    assert done.stderr == "dat recipes: cannot write the output: No space left on device; free space where it goes\n"
+
+
+def test_output_that_the_shell_has_closed_is_no_error():
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -m dat recipes >&-"], stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_word_for_a_whole_number_is_refused_in_plain_words(capsys):
+    assert main(["train", "digits-resnet", "--epochs", "three"]) == 2
+    assert capsys.readouterr().err == "dat train: --epochs: 'three' is not a whole number; write it like 30\n"

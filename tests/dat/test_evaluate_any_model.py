@@ -250,3 +250,28 @@ def test_an_evaluation_is_left_between_two_batches():
         )
     assert done == [4, 8] and model.training
     assert dict(evaluated(model, stop=Stop())) == dict(evaluated(model))
+
+
+class Tuple(nn.Module):
+    def forward(self, images):
+        return MODEL(images), images
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": nn.Linear}, "the model is the class Linear"),
+        ({"model": lambda images: MODEL(images)}, "the model is a function"),
+        ({"model": Tuple()}, "returns a tuple"),
+        ({"epsilon": "8/255"}, "epsilon is '8/255'; give a number"),
+    ],
+    ids=["class", "function", "tuple", "epsilon"],
+)
+def test_what_is_no_classifier_or_no_epsilon_is_the_users_to_mend(change, sentence):
+    with pytest.raises(dat.UserError, match=sentence):
+        evaluated(**change)
+
+
+def test_inference_mode_is_refused_by_its_name():
+    with torch.inference_mode(), pytest.raises(dat.UserError, match="inference_mode"):
+        evaluated()

@@ -1,6 +1,8 @@
 """`dat.Trainer`: the caller's own network and data, of every kind that is taken."""
 
+import gc
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ generator = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (32, 1, 8, 8), generator=generator, dtype=torch.uint8)
 LABELS = torch.randint(0, 3, (32,), generator=generator)
 IMAGES = PIXELS.float() / 255
+ONE_IS_DAMAGED = IMAGES.clone().index_fill_(0, torch.tensor(31), torch.nan)
 SOFT = torch.softmax(torch.randn(32, 3, generator=generator), dim=1)
 
 
@@ -173,6 +176,20 @@ class Endless(torch.utils.data.IterableDataset):
         ({"data": (PIXELS, LABELS + 5)}, r"labels run from 5 to 7 .* 0..2"),
         ({"data": (IMAGES[:4], LABELS[:4])}, "use a batch of at most 4"),
         ({"data": (IMAGES.expand(-1, 3, -1, -1), LABELS)}, "Sequential cannot take images of shape"),
+        ({"data": (IMAGES, LABELS - 1)}, r"labels run from -1 to 1 .* 0..2"),
+        ({"data": (ONE_IS_DAMAGED, LABELS)}, "images hold 64 values that are not finite"),
+        ({"data": (2 * IMAGES, LABELS)}, "divide them by"),
+        ({"data": (IMAGES, 2 * SOFT)}, "rows that sum to 2..2"),
+        ({"data": (IMAGES, torch.cat([SOFT, SOFT], dim=1) / 2)}, "a model of 3 classes"),
+        ({"validation": (IMAGES, LABELS + 1)}, r"validation: labels run from 1 to 3 .* 0..2"),
+        ({"validation": (255 * IMAGES, LABELS)}, "validation: the images lie in"),
+        ({"epsilon": "8/255"}, "epsilon is '8/255'; give a number"),
+        ({"epochs": "2"}, "epochs must be a whole number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"batch_size": 8.0}, "batch_size must be a whole number"),
+        ({"optimizer": torch.optim.SGD(network().parameters(), 0.1)}, "optimizer is a SGD; give settings"),
+        ({"schedule": "cosine"}, "schedule is a str; give settings"),
+        ({"progress": "no"}, "progress must be one of"),
         ({"epsilon": 8}, r"epsilon must lie in \(0, 1\]"),
         ({"method": "tradse"}, "did you mean trades"),
         ({"execution": "graphed"}, "use auto, eager or compiled"),
@@ -196,11 +213,78 @@ def test_wrong_input_is_one_sentence_and_the_network_is_as_it_was(change, senten
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ((2 * IMAGES, LABELS), "divide them by"),
-        ((IMAGES, 2 * SOFT), "rows that sum to 2..2"),
-        ((IMAGES, torch.cat([SOFT, SOFT], dim=1) / 2), "a model of 3 classes"),
+        (TensorDataset(2 * IMAGES, LABELS), "divide them by"),
+        (TensorDataset(IMAGES, 2 * SOFT), "rows that sum to 2..2"),
+        (TensorDataset(IMAGES, torch.cat([SOFT, SOFT], dim=1) / 2), "a model of 3 classes"),
     ],
 )
 def test_a_first_batch_that_cannot_be_trained_on_is_refused(data, sentence):
     with pytest.raises(DataError, match=sentence):
         losses(data=data)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda data: data, lambda data: DataLoader(data, batch_size=8)], ids=["set", "loader"]
+)
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda images, labels, one: labels.index_fill_(0, one, 7), r"labels from \d to 7 and the model has 3 classes"),
+        (lambda images, labels, one: images.index_fill_(0, one, 255.0), r"images in \[0, 255\]"),
+        (lambda images, labels, one: images.index_fill_(0, one, torch.nan), r"images in \[nan"),
+    ],
+    ids=["label", "range", "not finite"],
+)
+def test_a_later_batch_that_cannot_be_trained_on_ends_the_run_with_its_number(wrap, damage, sentence):
+    images, labels = IMAGES.clone(), LABELS.clone()
+    trainer = dat.Trainer(network(), wrap(TensorDataset(images, labels)), method="plain", **SETTING)
+    damage(images, labels, list(trainer.loader.epoch(0))[2].indices[:1])
+    with pytest.raises(DataError, match="batch 2 of the (data set|DataLoader) holds " + sentence):
+        trainer.fit()
+
+
+class LogitsInEvalModeAlone(nn.Module):
+    """As torchvision's GoogLeNet and Inception with auxiliary outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, images):
+        logits = self.network(images)
+        return (logits, logits) if self.training else logits
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (nn.Linear, "the model is the class Linear"),
+        (lambda images: images, "the model is a function"),
+        (LogitsInEvalModeAlone(), "in training mode gives a tuple"),
+    ],
+    ids=["class", "function", "auxiliary outputs"],
+)
+def test_a_model_that_cannot_be_trained_is_refused(model, sentence):
+    with pytest.raises(dat.UserError, match=sentence):
+        dat.Trainer(model, (IMAGES, LABELS), **SETTING)
+
+
+def test_looking_at_the_network_in_training_mode_moves_no_statistics():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    dat.Trainer(model, (IMAGES, LABELS), method="plain", **SETTING)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_temporary_folder_goes_with_the_trainer_without_a_warning():
+    trainer = dat.Trainer(network(), (IMAGES, LABELS), method="plain", **SETTING)
+    folder = trainer.run_dir.parent
+    assert folder.is_dir()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        del trainer
+        gc.collect()
+    assert not folder.exists() and not [
+        str(warning.message) for warning in found if str(folder) in str(warning.message)
+    ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from dat_engine.errors import UserError
 from dat_engine.model.as_found import dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_layout
 
@@ -44,7 +45,7 @@ def own_logits(model: nn.Module, images: Tensor, layout: tuple[str, ...]) -> Ten
     """The model's logits [B, K] in eval mode, group i of `images` on branch layout[i]; the model is left as it was found.
 
     Raises:
-        ValueError: the model gives something else than a tensor [B, K].
+        UserError: the model gives something else than a tensor [B, K].
     """
     with in_eval_mode(model), torch.no_grad():
         return logits_of(model, images, layout)
@@ -54,13 +55,13 @@ def logits_of(model: nn.Module, images: Tensor, layout: tuple[str, ...]) -> Tens
     """``model(images)`` as it stands, on the branches of `layout`, with images converted to the model's dtype.
 
     Raises:
-        ValueError: the model gives something else than a tensor [B, K].
+        UserError: the model gives something else than a tensor [B, K].
     """
     with branch_layout(model, layout):
         logits = model(images.to(dtype_of(model)))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         found = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} in eval mode returns {found} for {len(images)} images; it must return their logits, "
             "one tensor [B, K]: wrap it in a module that does"
         )
@@ -170,7 +171,7 @@ def gradient_difference(
         image_gradient: maps images [B, C, H, W] and dL/dlogits [B, K] to dL/dimages, as the attack computes it.
 
     Raises:
-        ValueError: the model's logits are no differentiable function of the images.
+        UserError: the model's logits are no differentiable function of the images.
     """
     name = type(model).__name__
     inputs = images.detach().clone().requires_grad_()
@@ -180,7 +181,7 @@ def gradient_difference(
         try:
             (own,) = torch.autograd.grad(logits, inputs, direction)
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{name}'s logits have no gradient in the images ({str(error).splitlines()[0]}), so no gradient attack "
                 "can find anything; evaluate natural accuracy only, or give a differentiable model"
             ) from error

@@ -8,6 +8,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dat_engine.errors import UserError
+
+
+def check_module(model: object) -> None:
+    """Raise UserError unless `model` is a module, not a class or a function."""
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise UserError(f"the model is {given}; give a torch.nn.Module, which a class becomes when it is called")
+
 
 def device_of(model: nn.Module) -> torch.device:
     """Device of the model's first parameter or buffer; the CPU where it has none."""

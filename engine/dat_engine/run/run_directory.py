@@ -65,6 +65,7 @@ class RunDirectory:
         run's files, is a file, is in use or cannot be written; TypeError when `config` or `options` is not JSON.
         """
         path = Path(path)
+        _refuse_undecodable(path)
         refuse_taken(path)
         environment = describe_environment()
         text = _config_text(config, options or {}, environment)
@@ -225,6 +226,16 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _refuse_undecodable(path: Path) -> None:
+    """Raise UserError for a name that is not UTF-8, which TensorBoard's event files cannot have."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the run directory {str(path)!r} has bytes in its name that are not UTF-8; use another name"
+        ) from error
 
 
 def refuse_taken(path: Path) -> None:

@@ -27,7 +27,7 @@ def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0, t
             model does not take, targets that are not int64 [B] or not one of the model's classes, extra views that are missing.
     """
     for name, images in (("images", batch.images), ("originals", batch.originals)):
-        _check_images(name, images)
+        check_images(f"first batch's {name}", images)
     if batch.originals.shape != batch.images.shape:
         raise DataError(
             f"the first batch holds images of shape {tuple(batch.images.shape)} and originals of shape "
@@ -36,7 +36,12 @@ def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0, t
     _check_extra_views(batch, extra_views)
     targets = batch.targets
     if targets.is_floating_point() and targets.ndim == 2:
-        _check_soft_labels(targets, len(batch.images), _classes(model, batch.images[:1]), takes_soft_labels)
+        if not takes_soft_labels:
+            raise DataError(
+                f"the first batch's targets are soft labels of shape {tuple(targets.shape)} and this method needs one class "
+                "number per image; give int64 targets, targets.argmax(1) for instance, or use a method that takes soft labels"
+            )
+        check_soft_labels("first batch's soft labels", targets, len(batch.images), _classes(model, batch.images[:1]))
         return
     if targets.dtype != torch.int64 or targets.shape != batch.images.shape[:1]:
         raise DataError(
@@ -53,46 +58,44 @@ def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0, t
         )
 
 
-def _check_soft_labels(targets: Tensor, images: int, classes: int | None, taken: bool) -> None:
-    if not taken:
-        raise DataError(
-            f"the first batch's targets are soft labels of shape {tuple(targets.shape)} and this method needs one class number "
-            "per image; give int64 targets, targets.argmax(1) for instance, or use a method that takes soft labels"
-        )
+def check_soft_labels(what: str, targets: Tensor, images: int, classes: int | None) -> None:
+    """Raise DataError unless `targets`, called `what`, are one row of probabilities for each image, float [B, K]."""
     if len(targets) != images or (classes is not None and targets.shape[1] != classes):
         raise DataError(
-            f"the first batch's soft labels have the shape {tuple(targets.shape)} for {images} images"
+            f"the {what} have the shape {tuple(targets.shape)} for {images} images"
             f"{'' if classes is None else f' and a model of {classes} classes'}; give one row of class probabilities per image"
         )
     sums = targets.sum(dim=1)
     if not (bool((targets >= 0).all()) and bool(((sums - 1).abs() <= TOLERANCE).all())):  # NaN fails too
         raise DataError(
-            f"the first batch's soft labels have rows that sum to {float(sums.min()):.4g}..{float(sums.max()):.4g} or values "
+            f"the {what} have rows that sum to {float(sums.min()):.4g}..{float(sums.max()):.4g} or values "
             "below 0; each row must be probabilities that sum to 1: divide it by its sum, logits go through softmax"
         )
 
 
-def _check_images(name: str, images: Tensor) -> None:
+def check_images(what: str, images: Tensor) -> None:
+    """Raise DataError unless `images`, called `what` ("first batch's images"), are floating-point [B, C, H, W] in [0, 1]."""
+    name = what.rpartition("'s ")[2]
     if not images.is_floating_point():
         raise DataError(
-            f"the first batch's {name} are {images.dtype}; training needs floating-point {name} in [0, 1]: "
+            f"the {what} are {images.dtype}; training needs floating-point {name} in [0, 1]: "
             f"convert with {name}.float() / 255"
         )
     if images.ndim != 4 or images.numel() == 0:
         raise DataError(
-            f"the first batch's {name} have the shape {tuple(images.shape)}; training needs [B, C, H, W]: "
+            f"the {what} have the shape {tuple(images.shape)}; training needs [B, C, H, W]: "
             "add the axis that is missing, e.g. one channel with unsqueeze(1)"
         )
     bad = int((~torch.isfinite(images)).sum())
     if bad:
         raise DataError(
-            f"the first batch's {name} hold {bad} values that are not finite; training needs {name} in [0, 1]: "
+            f"the {what} hold {bad} values that are not finite; training needs {name} in [0, 1]: "
             "look for damaged data or a division by zero where they are made"
         )
     lowest, highest = (float(value) for value in torch.aminmax(images))
     if lowest < -TOLERANCE or highest > 1 + TOLERANCE:
         raise DataError(
-            f"the first batch's {name} lie in [{lowest:.4g}, {highest:.4g}]; training needs [0, 1], where attacks are "
+            f"the {what} lie in [{lowest:.4g}, {highest:.4g}]; training needs [0, 1], where attacks are "
             f"clipped and epsilon is measured: {_remedy(lowest, highest)}"
         )
 
@@ -112,7 +115,7 @@ def _check_extra_views(batch: Batch, needed: int) -> None:
             f"the first batch's extra views have the shape {tuple(views.shape)}; training needs [V, B, C, H, W], V views of "
             f"images of shape {tuple(batch.images.shape)}"
         )
-    _check_images("extra views", views.flatten(0, 1))
+    check_images("first batch's extra views", views.flatten(0, 1))
 
 
 def _remedy(lowest: float, highest: float) -> str:

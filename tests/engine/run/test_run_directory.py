@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import dat_engine.run.durable_file
-from dat_engine.errors import RunFailedError
+from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.environment import _source_commit, describe_environment
 from dat_engine.run.lock import RunLock
 from dat_engine.run.metrics import MetricsLog
@@ -452,3 +452,9 @@ class TestProvenance:
         assert _source_commit(source) == (commit, True), "as inside a git hook"
         monkeypatch.setenv("PATH", str(tmp_path))
         assert _source_commit(source) == (None, None), "no git at all"
+
+
+def test_a_name_that_is_not_utf8_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(UserError, match="not UTF-8; use another name"):
+        RunDirectory.create(tmp_path / "run\udcff", {})
+    assert not list(tmp_path.iterdir())

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+TOLERANCE = 1e-4
+"""How far interpolation and rounding may carry a value out of [0, 1]."""
+
+
 class _GivenLoader:
     """What the loaders of this file have in common; see `dat_engine.data.batch.Loader`."""
 
@@ -153,6 +157,8 @@ class DatasetLoader(_GivenLoader):
             generator=torch.Generator(),  # without one of its own the DataLoader would draw from torch's global generator
         )
         for step, (views, targets) in enumerate(loader, start=start_step):
+            if step > start_step:  # the first one is looked at, with more to say, before the first step
+                _check_batch(f"batch {step} of the data set", views, targets, self.num_classes)
             first, *extra = _in_unit_range(views.to(self._device, non_blocking=True)).unbind(1)
             yield Batch(
                 images=first.contiguous(),
@@ -220,6 +226,8 @@ class BatchesLoader(_GivenLoader):
                 )
             if step < start_step:
                 continue
+            if step > start_step:
+                _check_batch(f"batch {step} of the DataLoader", images, targets, self.num_classes)
             images = _in_unit_range(images.to(self._device, non_blocking=True))
             yield Batch(
                 images=images,
@@ -316,6 +324,24 @@ def _in_unit_range(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return unit_range(images)
     return images.to(torch.float32) if images.is_floating_point() else images
+
+
+def _check_batch(name: str, images: Tensor, targets: Tensor, num_classes: int) -> None:
+    """Raise DataError for images out of [0, 1] or class numbers that the model has not, while both are on the CPU still."""
+    if targets.ndim == 1 and not targets.is_floating_point():
+        lowest, highest = (int(bound) for bound in torch.aminmax(targets))
+        if lowest < 0 or highest >= num_classes:
+            raise DataError(
+                f"{name} holds labels from {lowest} to {highest} and the model has {num_classes} classes; labels must lie in "
+                f"0..{num_classes - 1}"
+            )
+    if images.is_floating_point():
+        darkest, brightest = (float(bound) for bound in torch.aminmax(images))
+        if not (darkest >= -TOLERANCE and brightest <= 1 + TOLERANCE):  # NaN fails too
+            raise DataError(
+                f"{name} holds images in [{darkest:.4g}, {brightest:.4g}]; all of them must lie in [0, 1]: scale the images of "
+                "the whole data set in the same way"
+            )
 
 
 def _random_states() -> tuple[Any, Any, Tensor]:
