@@ -109,7 +109,7 @@ def step_microseconds(batch: int, device: torch.device) -> float:
     """One DAT step at `batch`, scaled to `BATCH`."""
     precision = Precision(name="bf16", channels_last=True)
     values = replace(recipe("cifar10-resnet18"), batch_size=batch, precision=precision)
-    subject = engine_subject(values, lambda: random_data(values), device).subject
+    subject = engine_subject(values, random_data, device).subject
     data = next(subject.batches)
     return statistics.median(seconds_of(lambda: subject.step(data), 1, device) for _ in range(3)) * BATCH / batch * 1e6
 

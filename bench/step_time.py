@@ -113,10 +113,8 @@ def subjects(batch_size: int, width: int, precision: str) -> list[WarmSubject]:
         for method in ("dat", "pgd-at")
     ]
 
-    def load() -> TrainingData:
-        return random_data(recipes[0])
-
-    return [*(engine_subject(each, load, DEVICE) for each in recipes), *eager_subjects(recipes[0], load, DEVICE)]
+    engine = [engine_subject(each, random_data, DEVICE) for each in recipes]
+    return [*engine, *eager_subjects(recipes[0], random_data, DEVICE)]
 
 
 def random_data(values: Recipe) -> TrainingData:

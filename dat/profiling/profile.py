@@ -6,7 +6,6 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dat.profiling.step_profile import measure
 from dat.profiling.subjects import check_eager_baselines, eager_subjects, engine_subject
 from dat.profiling.table import table
 from dat.recipes import Recipe
-from dat.training.build import check_without_data, choose_device, load_training_data
+from dat.training.build import TrainingData, check_without_data, choose_device, load_training_data
 from dat_engine.errors import UserError
 
 
@@ -35,12 +34,15 @@ def profile(recipes: Sequence[Recipe], options: ProfileOptions) -> int:
         check_without_data(recipe, options.data_root, device)
     if options.baseline:
         check_eager_baselines(recipes[0])
+
+    def load(recipe: Recipe) -> TrainingData:
+        return load_training_data(recipe, options.data_root, device)
+
     with Console(stderr=True).status("") as status, tempfile.TemporaryDirectory() as folder:
         entries = []
         try:
             for recipe in recipes:
                 status.update(f"preparing {recipe.method}")
-                load = partial(load_training_data, recipe, options.data_root, device)
                 entries.append(engine_subject(recipe, load, device))
             if options.baseline:
                 status.update("preparing the eager baselines")

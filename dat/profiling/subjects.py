@@ -22,7 +22,7 @@ REFERENCE = "pgd-at"
 EAGER_MODELS = {"resnet18": (64, (2, 2, 2, 2)), "resnet8": (16, (1, 1, 1))}
 """Models that the baselines can build: width of the first stage, blocks of each stage."""
 
-LoadData = Callable[[], TrainingData]
+LoadData = Callable[[Recipe], TrainingData]
 StepFunction = Callable[[Batch], object]
 
 
@@ -41,7 +41,7 @@ class WarmSubject:
 
 
 def engine_subject(recipe: Recipe, load: LoadData, device: torch.device) -> WarmSubject:
-    """The recipe's method in this engine, warm. `load` opens the recipe's data; every subject has its own loader."""
+    """The recipe's method in this engine, warm. `load` opens a recipe's data; every subject has its own loader."""
 
     def create(data: TrainingData) -> tuple[StepFunction, StepFunction]:
         model = build_model(recipe, data.train.num_classes, data.train.image_shape).to(device)
@@ -103,7 +103,7 @@ def _subject(
     execution: str,
 ) -> WarmSubject:
     def build() -> tuple[Subject, int, float]:
-        data = load()
+        data = load(recipe)
         run, step = create(data)
         subject = Subject(name=name, run=run, step=step, batches=endless(data.loader, device))
         return subject, data.loader.steps_per_epoch, warm_up(subject, device)

@@ -19,6 +19,7 @@ from bench.gpu_acceptance.verdict import judge
 ENDED = [Outcome(section="a", complete=True, detail="", seconds=1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # the machine may be busy; alone it takes a minute
 def test_every_section_runs_its_code_on_the_cpu(tmp_path, capsys):
     code = main(["--dry-run-cpu", "--out", str(tmp_path), "--budget", "800"])

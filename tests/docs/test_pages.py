@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import dat
 from dat.evaluation.attacks import REGISTRY, TITLES
 from dat_engine.data.datasets.registry import SOURCES
 from docs.hooks.build import PICTURES
@@ -59,14 +58,8 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     for block in blocks(page):
         if block.language != "python" or block.not_run is not None:
             continue
-        if missing := [name for name in re.findall(r"\bdat\.(\w+)", block.text) if not offers(name)]:
-            pytest.skip(f"this version has no dat.{missing[0]} yet, which the page describes")
         exec(compile(block.text, name_of(page), "exec"), names)
     assert names
-
-
-def offers(name: str) -> bool:
-    return hasattr(dat, name) or importlib.util.find_spec(f"dat.{name}") is not None
 
 
 def test_only_python_that_says_why_is_not_run():

@@ -17,6 +17,7 @@ ROOT = FOLDER.parents[1]
 pytest.importorskip("triton", reason="triton is not installed (it comes with torch on Linux)")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("operation", ("amplitude_mix", "augment", "pgd_step"))
 def test_kernels_equal_the_reference_in_the_interpreter(operation):

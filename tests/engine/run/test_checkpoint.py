@@ -487,7 +487,9 @@ class TestFolder:
 
     def test_a_file_in_the_way_is_named(self, tmp_path):
         (tmp_path / "checkpoints").write_text("")
-        with pytest.raises(CheckpointError, match=r"cannot write checkpoints to .*checkpoints"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot write the checkpoint .*checkpoints.step-00000001.*: File exists"
+        ):
             CheckpointFolder(tmp_path / "checkpoints").save({}, step=1, epoch=0)
 
     def test_keep_must_leave_one(self, tmp_path):

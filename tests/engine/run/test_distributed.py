@@ -40,6 +40,7 @@ def worker(tmp_path: Path, processes: int, update: str, precision: str) -> dict:
     return torch.load(output, weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "precision", "tolerance"),
     # float64 proves the mathematics; in float32 sums are taken in another order and three steps of sign ascent amplify it
@@ -65,6 +66,7 @@ def epochs(run_dir: Path) -> list[dict]:
     return [row for row in rows if "epoch_loss" in row]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_resumes_on_one(tmp_path):
     first = train(tmp_path / "run", "--epochs", "2", "--max-steps", "3", processes=2)
     assert first.returncode == 0, first.stderr[-3000:]
@@ -77,6 +79,7 @@ def test_a_checkpoint_of_two_processes_resumes_on_one(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_images"] == 21
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_process_resumes_on_two(tmp_path):
     first = train(tmp_path / "run", "--epochs", "2", "--max-steps", "4")
     assert first.returncode == 0, first.stderr[-3000:]
@@ -101,6 +104,7 @@ def children_by_rank(launcher: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes to kill in Linux's /proc")
 def test_a_process_that_dies_ends_the_run_and_torchrun_restarts_it(tmp_path):
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "dat", "train", *TINY, "--epochs", "12"]
@@ -122,6 +126,7 @@ def test_a_process_that_dies_ends_the_run_and_torchrun_restarts_it(tmp_path):
     assert "which has died; go on from the newest checkpoint" in text or "Signal 9" in text
 
 
+@pytest.mark.slow
 def test_a_restart_does_not_take_up_the_run_of_another_command(tmp_path):
     assert train(tmp_path / "run", "--epochs", "1").returncode == 0
     before = (tmp_path / "run" / "summary.json").stat().st_mtime_ns

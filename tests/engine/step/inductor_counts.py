@@ -170,6 +170,7 @@ def _pretended_gpu() -> Iterator[None]:
     from triton.runtime.driver import driver
 
     torch._C._ensureCUDADeviceGuardSet()
+    _forget_what_was_found()
     answers: dict[Any, dict[str, Callable[..., Any]]] = {
         torch.cuda: {
             "is_available": lambda: True,
@@ -204,4 +205,16 @@ def _pretended_gpu() -> Iterator[None]:
                 get_current_target=lambda: GPUTarget("cuda", 90, 32), get_current_device=lambda: 0, utils=utilities
             )
         )
-        yield
+        try:
+            yield
+        finally:
+            _forget_what_was_found()
+
+
+def _forget_what_was_found() -> None:
+    """torch keeps its answers about Triton and devices: another test of this process may have asked on the CPU alone."""
+    from torch.utils import _triton
+
+    for function in vars(_triton).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()

@@ -8,24 +8,15 @@ from pathlib import Path
 
 import torch
 
-import dat_engine.attack.pgd as pgd
-from dat_engine.attack.pgd import per_image
 from dat_engine.distributed import join, leave
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
-from dat_kernels.pgd_step import reference
 from tests.engine.step.prototypes import AWP, LASAT, AToP, batch, classifier, purified_classifier
-
-
-def by_the_formula(adversarial, gradient, images, *, step_size, epsilon, out, active):
-    step, radius = (per_image(torch.as_tensor(value)) for value in (step_size, epsilon))
-    reference.forward(adversarial, gradient, images, step, radius, out, None, active)
 
 
 def main(folder: str) -> None:
     torch.set_num_threads(1)
     processes = join("cpu")
-    pgd.pgd_step = by_the_formula  # takes values per image whatever the kernel does
     found = {}
     for name, method, model in (("las-at", LASAT(), classifier()), ("atop", AToP(), purified_classifier())):
         first = {key: value.clone() for key, value in model.state_dict().items()}

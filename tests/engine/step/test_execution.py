@@ -155,6 +155,7 @@ def test_the_compiled_attack_computes_no_weight_gradient():
     assert masks == [[True, False, False]] * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("branching", ["folded", "grouped"])
 def test_compiled_follows_eager_and_compiles_once(branching):
     torch._dynamo.reset()
@@ -169,6 +170,7 @@ def test_compiled_follows_eager_and_compiles_once(branching):
     assert losses == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["joint", "alternating"])
 def test_all_groups_normalised_at_once_leave_the_statistics_and_counts_of_one_by_one(update, monkeypatch):
     torch._dynamo.reset()

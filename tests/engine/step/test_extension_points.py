@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import dat_engine.attack.pgd as pgd
 from dat_engine.attack.attack_model import AttackModel
-from dat_engine.attack.pgd import AttackSettings, draw_start, image_gradient, per_image
+from dat_engine.attack.pgd import AttackSettings, draw_start, image_gradient
 from dat_engine.data import DataError
 from dat_engine.errors import UserError
 from dat_engine.model.as_found import in_eval_mode
@@ -20,7 +20,6 @@ from dat_engine.step.method import Examples
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.players import Player
 from dat_engine.step.training_step import TrainingStep
-from dat_kernels.pgd_step import reference
 from tests.engine.step.prototypes import (
     AWP,
     CLASSES,
@@ -54,21 +53,6 @@ def watched(method, seen: list) -> None:
         return losses(joint)
 
     method.losses = record
-
-
-@pytest.fixture
-def values_per_image(monkeypatch):
-    """Step sizes and radii per image: the kernel's own where it takes them, else its reference formula."""
-    images, each = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0.1, 0.2])
-    try:
-        pgd.pgd_step(images, images, images, step_size=each, epsilon=each)
-    except TypeError:
-
-        def by_the_formula(adversarial, gradient, images, *, step_size, epsilon, out, active):
-            step, radius = (per_image(torch.as_tensor(value)) for value in (step_size, epsilon))
-            reference.forward(adversarial, gradient, images, step, radius, out, None, active)
-
-        monkeypatch.setattr(pgd, "pgd_step", by_the_formula)
 
 
 # MART: a loss, nothing else
@@ -148,7 +132,7 @@ def test_a_batch_without_the_views_is_refused():
 
 
 @pytest.mark.parametrize("update", ["joint", "alternating"])
-def test_las_at_moves_its_policy_every_third_step_up_the_reward(values_per_image, update):
+def test_las_at_moves_its_policy_every_third_step_up_the_reward(update):
     method, seen = LASAT(), []
     watched(method, seen)
     step = training_step(method, update=update)
@@ -176,7 +160,7 @@ def test_las_at_moves_its_policy_every_third_step_up_the_reward(values_per_image
     assert step.why_not_captured is None
 
 
-def test_las_at_attacks_every_image_within_its_own_radius(values_per_image):
+def test_las_at_attacks_every_image_within_its_own_radius():
     method, seen = LASAT(), []
     watched(method, seen)
     step, given = training_step(method), batch(0)
@@ -187,7 +171,7 @@ def test_las_at_attacks_every_image_within_its_own_radius(values_per_image):
     torch.testing.assert_close(reached, radius)
 
 
-def test_las_at_goes_on_from_a_checkpoint_in_its_interval(values_per_image):
+def test_las_at_goes_on_from_a_checkpoint_in_its_interval():
     whole, first = training_step(LASAT()), training_step(LASAT())
     for index in range(2):
         whole(batch(index))
@@ -373,7 +357,7 @@ def test_a_radius_on_the_device_is_the_same_attack_as_the_number():
     assert 0.09 < float(drawn.abs().max()) <= 0.1
 
 
-def test_values_per_image_are_each_images_own_attack(values_per_image):
+def test_values_per_image_are_each_images_own_attack():
     images, model = batch(0).images, AttackModel(classifier())
     radius, step = torch.linspace(0.02, 0.2, 8), torch.linspace(0.01, 0.05, 8)
     ascent = PrototypeMethod().ascent(batch(0).targets)

@@ -11,6 +11,7 @@ from dat_engine.model.branches import branch_layout, normalise_at_once
 from tests.engine.step.inductor_counts import fake, generated
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="Triton, whose code is read, is there on Linux only"),
     pytest.mark.timeout(900),
 ]

