@@ -10,9 +10,8 @@ from bench.gpu_acceptance.inputs import training_images
 from bench.gpu_acceptance.kernel_backend import same_bits
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from dat.recipes import Recipe, recipe
-from dat.training.build import build_method, build_model, build_step
-from dat_engine.data import Augmentation, ImageArrays, ResidentLoader
+from bench.gpu_acceptance.subjects import DAT_GROUPED, loader_of, training_step
+from dat_engine.data import ImageArrays
 from dat_engine.run.determinism import deterministic
 from dat_engine.step.graph import GraphedStep
 
@@ -30,29 +29,8 @@ def run(setting: Setting, record: Recorder) -> None:
 
 
 def _weights_after(execution: str, arrays: ImageArrays, setting: Setting) -> dict[str, torch.Tensor]:
-    chosen = _recipe(execution, setting)
-    model = build_model(chosen, arrays.num_classes, arrays.image_shape).to(setting.device)
-    step = build_step(chosen, model, build_method(chosen, arrays))
+    step = training_step(replace(DAT_GROUPED, execution=execution), arrays, setting)
     execute = GraphedStep(step) if execution == "graphed" else step
-    loader = ResidentLoader(
-        arrays,
-        batch_size=setting.pick(128, 8),
-        augmentation=Augmentation(padding=4, flip=True),
-        seed=1,
-        device=setting.device,
-    )
-    for _, batch in zip(range(setting.pick(20, 2)), loader.epoch(0), strict=False):
+    for _, batch in zip(range(setting.pick(20, 2)), loader_of(arrays, setting).epoch(0), strict=False):
         execute(batch)
     return {name: value.detach().clone() for name, value in step.model.state_dict().items()}
-
-
-def _recipe(execution: str, setting: Setting) -> Recipe:
-    base = recipe("cifar10-resnet18", "dat")
-    settings = base.settings if not setting.rehearsal else replace(base.settings, steps=1)
-    return replace(
-        base,
-        settings=settings,
-        batch_size=setting.pick(128, 8),
-        model=replace(base.model, width=setting.pick(64, 4)),
-        engine=replace(base.engine, execution="eager" if execution == "eager" else "compiled"),
-    )
