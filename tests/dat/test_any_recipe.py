@@ -92,7 +92,7 @@ def holds_for_a_valid_recipe(words: list[str]) -> None:
 
 
 SOME = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-MANY = settings(SOME, max_examples=40)
+MANY = settings(SOME, max_examples=20)
 
 
 @SOME
