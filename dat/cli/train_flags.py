@@ -14,7 +14,13 @@ from dat.cli.flags import HELP, parse_flags, take_flag
 from dat.methods import METHODS
 from dat.recipes import RECIPES, Recipe, recipe, with_data_of, with_epochs, with_optimizer_kinds
 from dat.recipes.reading import read_recipe_file, recipe_from_dict
-from dat.training.options import DEFAULT_DATA_ROOT, RunOptions, recorded_data_root, run_options_from_dict
+from dat.training.options import (
+    DEFAULT_DATA_ROOT,
+    RunOptions,
+    default_run_dir,
+    recorded_data_root,
+    run_options_from_dict,
+)
 from dat.training.resumption import refuse_other_numbers
 from dat_engine.errors import UserError, unknown_name
 from dat_engine.run.schedule import Schedule
@@ -98,7 +104,7 @@ def _resumed(name: str | None, method: str | None, words: list[str]) -> tuple[Re
     named, _ = take_flag(words, "--run-dir")
     if named is None and name is None:
         raise UserError("name the run to resume: dat train --resume --run-dir RUN")
-    path = Path(named) if named is not None else Path("runs") / f"{name}-{method or 'dat'}"
+    path = Path(named) if named is not None else default_run_dir(str(name), method or "dat")
     run = RunDirectory.open(path)
     begun = recipe_from_dict(run.config, source=str(path / "config.json"))
     for word, given, own in (("recipe", name, begun.name), ("method", method, begun.method)):

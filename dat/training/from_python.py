@@ -10,7 +10,7 @@ from typing import Any
 from dat.recipes import Recipe
 from dat.recipes.by_keyword import chosen_recipe
 from dat.recipes.reading import recipe_from_dict, with_exactly
-from dat.training.options import DisplayStyle, RunOptions, run_options_from_dict
+from dat.training.options import DisplayStyle, RunOptions, default_run_dir, run_options_from_dict
 from dat.training.run import Run
 from dat.training.train import train_recipe
 from dat_engine.errors import UserError
@@ -82,7 +82,7 @@ def _resumed(
         if recipe is None:
             raise UserError("name the run to resume: dat.train(resume=True, run_dir=…)")
         chosen = chosen_recipe(recipe, method, {})
-        path = Path("runs") / f"{chosen.name}-{chosen.method}"
+        path = default_run_dir(chosen.name, chosen.method)
     run = RunDirectory.open(path)
     begun = recipe_from_dict(run.config, source=str(path / "config.json"))
     if isinstance(recipe, str) and recipe != begun.name:

@@ -17,6 +17,11 @@ DisplayStyle = Literal["auto", "terminal", "plain", "silent"]
 DEFAULT_DATA_ROOT = Path("data")
 
 
+def default_run_dir(recipe: str, method: str) -> Path:
+    """Where the run of a recipe goes whose caller names no folder."""
+    return Path("runs") / f"{recipe}-{method}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointOptions:
     """When checkpoints are written and how many remain."""

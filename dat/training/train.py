@@ -23,7 +23,7 @@ from dat.training.build import (
 )
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by
 from dat.training.launch import began_here, begin_again, open_run
-from dat.training.options import RunOptions
+from dat.training.options import RunOptions, default_run_dir
 from dat.training.rate_drops import say_when_rate_drops
 from dat.training.result import evaluate_result
 from dat.training.resumption import experiment_difference, refuse_other_numbers
@@ -58,7 +58,7 @@ def train_recipe(recipe: Recipe, options: RunOptions, *, started: float | None =
         KeyboardInterrupt: Ctrl+C during the evaluation; training is saved.
     """
     parse_attacks(recipe.evaluation.attacks)
-    path = options.run_dir or Path("runs") / f"{recipe.name}-{recipe.method}"
+    path = options.run_dir or default_run_dir(recipe.name, recipe.method)
     if not options.resume and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
         refuse_taken(path)
     device = choose_device(options.device)
