@@ -3,6 +3,6 @@
 from dat.cli.early_signals import quiet_signals
 
 with quiet_signals():
-    from dat.cli.main import main
+    from dat.cli.main import main, program
 
-__all__ = ["main"]
+__all__ = ["main", "program"]

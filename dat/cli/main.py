@@ -5,12 +5,14 @@ Commands import what they need when they are called: torch takes seconds, and a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.metadata
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from dat.cli.early_signals import quiet_signals
 from dat_engine.errors import RunFailedError, UserError, did_you_mean
@@ -107,6 +109,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with spoken_as(f"dat {command}"):
         return _run(command, rest)
+
+
+def program() -> NoReturn:
+    """`main` as all that this process is there for.
+
+    A process of many ends without taking the interpreter apart: gloo's threads hold the tensors of the last exchange for a
+    moment, and one that lets go of them after Python has begun to shut down aborts the process (pytorch/pytorch, pull request
+    179291), so that torchrun reports a run as failed that is complete.
+    """
+    code = main()
+    if "torch" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        with contextlib.suppress(OSError, AttributeError):  # closed by the shell or by its reader: it was told in `main`
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
