@@ -5,7 +5,6 @@ Commands import what they need when they are called: torch takes seconds, and a 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib.metadata
 import os
@@ -112,18 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def program() -> NoReturn:
-    """`main` as all that this process is there for.
-
-    A process of many ends without taking the interpreter apart: gloo's threads hold the tensors of the last exchange for a
-    moment, and one that lets go of them after Python has begun to shut down aborts the process (pytorch/pytorch, pull request
-    179291), so that torchrun reports a run as failed that is complete.
-    """
+    """`main` as all that this process is there for; one of many ends as `dat_engine.distributed.end_process` says."""
     code = main()
     if "torch" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        with contextlib.suppress(OSError, AttributeError):  # closed by the shell or by its reader: it was told in `main`
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        from dat_engine.distributed import end_process
+
+        end_process(code)
     sys.exit(code)
 
 

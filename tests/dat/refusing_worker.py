@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dat.evaluation import evaluate
-from dat_engine.distributed import join, leave
+from dat_engine.distributed import end_process, join
 from dat_engine.errors import UserError
 
 
@@ -33,7 +33,7 @@ def refuse() -> None:
     except UserError as error:
         raised = str(error)
     Path(f"{sys.argv[1]}{processes.rank}").write_text(f"{time.monotonic() - started:.3f} {raised}")
-    leave()
+    end_process()
 
 
 if __name__ == "__main__":

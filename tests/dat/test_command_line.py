@@ -33,16 +33,15 @@ def test_what_needs_no_torch_imports_none(words):
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize(("processes", "shut_down"), [("1", True), ("2", False)])
-def test_one_of_many_processes_ends_without_taking_the_interpreter_apart(processes, shut_down):
+def test_one_of_many_processes_ends_without_taking_the_interpreter_apart():
     code = (
         "import atexit, sys, torch; atexit.register(print, 'shut down'); sys.argv[1:] = ['recipes']; "
         "from dat.cli import program; program()"
     )
-    environment = {**os.environ, "WORLD_SIZE": processes}
+    environment = {**os.environ, "WORLD_SIZE": "2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "tinyimagenet-resnet18" in done.stdout and ("shut down" in done.stdout) == shut_down
+    assert "tinyimagenet-resnet18" in done.stdout and "shut down" not in done.stdout
 
 
 def test_names_of_recipes_are_whole_in_a_pipe(capsys):

@@ -14,7 +14,7 @@ from dat.methods.dat import DAT
 from dat.methods.dat.method import DATMethod
 from dat.methods.task import Task
 from dat_engine.data import Batch
-from dat_engine.distributed import join, leave
+from dat_engine.distributed import end_process, join
 from dat_engine.model.precision import Precision
 from dat_engine.model.synchronised import synchronise_batchnorm
 from dat_engine.profile.ranges import PREFIX
@@ -76,7 +76,7 @@ def main(output: str, update: str, precision: str) -> None:
             **{f"psi.{name}": value for name, value in method.generator.state_dict().items()},
         }
         torch.save({"losses": losses, "state": state, "collectives": collectives}, output)
-    leave()
+    end_process()
 
 
 def count_collectives(profile: torch.profiler.profile, counts: dict[str, int]) -> None:

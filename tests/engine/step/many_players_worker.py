@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dat_engine.distributed import join, leave
+from dat_engine.distributed import end_process, join
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 from tests.engine.step.prototypes import AWP, LASAT, AToP, batch, classifier, purified_classifier
@@ -33,7 +33,7 @@ def main(folder: str) -> None:
         if name == "las-at":
             found[name]["policy"] = method.policy.state_dict()
     torch.save(found, Path(folder) / f"{processes.rank}.pt")
-    leave()
+    end_process()
 
 
 main(sys.argv[1])
