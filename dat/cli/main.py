@@ -120,7 +120,9 @@ def program() -> NoReturn:
     """
     code = main()
     if "torch" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        with contextlib.suppress(OSError, AttributeError):  # closed by the shell or by its reader: it was told in `main`
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # closed by the shell or by its reader: it was told in `main`
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
