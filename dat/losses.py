@@ -61,35 +61,20 @@ def dat_loss(
         beta, omega: weights of the KL and of the JS divergence.
         label_smoothing: s in [0, 1).
     """
-    terms = dat_loss_terms(
-        clean, adversarial, mixed, mixed_adversarial, targets, beta=beta, omega=omega, label_smoothing=label_smoothing
-    )
-    return terms["loss"]
-
-
-def dat_loss_terms(
-    clean: Tensor,
-    adversarial: Tensor,
-    mixed: Tensor,
-    mixed_adversarial: Tensor,
-    targets: Tensor,
-    *,
-    beta: float,
-    omega: float,
-    label_smoothing: float,
-) -> dict[str, Tensor]:
-    """`dat_loss` as ``loss`` together with its terms ``clean_loss``, ``mixed_loss`` (both L_AT) and ``js`` (unweighted)."""
     clean_loss = adversarial_training_loss(clean, adversarial, targets, beta=beta, label_smoothing=label_smoothing)
     mixed_loss = adversarial_training_loss(
         mixed, mixed_adversarial, targets, beta=beta, label_smoothing=label_smoothing
     )
-    js = js_divergence(clean, mixed)
-    return {
-        "loss": (clean_loss + mixed_loss) / 2 + omega * js,
-        "clean_loss": clean_loss,
-        "mixed_loss": mixed_loss,
-        "js": js,
-    }
+    return dual_loss_terms(clean_loss, mixed_loss, js_divergence(clean, mixed), omega=omega)["loss"]
+
+
+def dual_loss_terms(clean_loss: Tensor, mixed_loss: Tensor, js: Tensor | None, *, omega: float) -> dict[str, Tensor]:
+    """Those of an image and of its mixed twin as one: ``loss = (clean_loss + mixed_loss) / 2 + omega * js``, and its terms.
+
+    `js` is the divergence between the predictions on the two, None where there is none.
+    """
+    terms = {"loss": (clean_loss + mixed_loss) / 2, "clean_loss": clean_loss, "mixed_loss": mixed_loss}
+    return terms if js is None else {**terms, "loss": terms["loss"] + omega * js, "js": js}
 
 
 def soft_target_ascent(targets: Tensor) -> LogitGradient:

@@ -25,8 +25,9 @@ class MethodEntry:
     """Validation accuracy that the best checkpoint maximises; PGD-20's would pick noise where nothing is robust."""
     without_branches: str | None = None
     """What is lost, with its source, where the classifier has no BatchNorm to give branches to; said once per run."""
-    smallest_batch: int = 1
-    """Images without which a step cannot be made (2 where a network of the method normalises over the batch)."""
+    smallest_batch: Callable[[Any], int] = lambda settings: 1
+    """Images without which a step cannot be made under these settings (2 where a network of the method normalises over the
+    batch)."""
     branches: Callable[[Any], tuple[str, ...]] = lambda settings: ("base",)
     """BatchNorm branches that the classifier needs under these settings, the default first."""
     for_image_size: Callable[[Any, int], Any] = lambda settings, image_size: settings

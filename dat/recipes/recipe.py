@@ -118,11 +118,11 @@ class Recipe:
                 raise UserError(f"{name} must be at least 1; got {value}")
         if not 0 <= self.seed < 2**63 - 2**32:
             raise UserError(f"seed must be a non-negative 63-bit number; got {self.seed}")
-        smallest = METHODS[self.method].smallest_batch
+        smallest = METHODS[self.method].smallest_batch(self.settings)
         if self.batch_size < smallest:
             raise UserError(
-                f"{self.method} normalises a network of its own over the batch; use a batch_size of at least {smallest}, "
-                f"not {self.batch_size}"
+                f"{self.method} works on the images of a batch together; use a batch_size of at least {smallest}, not "
+                f"{self.batch_size}"
             )
         if self.precision.name == "fp64":
             raise UserError("fp64 is for checks of the step, not for training; use auto, fp32, bf16 or fp16")

@@ -267,7 +267,8 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
 
 def _say_what_sharing_costs(recipe: Recipe, model: nn.Module) -> None:
     entry = METHODS[recipe.method]
-    if entry.without_branches is not None and not has_batchnorm(model):
+    branches = entry.branches(recipe.settings)
+    if entry.without_branches is not None and len(branches) > 1 and not has_batchnorm(model):
         warnings.warn(
             f"{recipe.model.name} has no BatchNorm, so the branches of {recipe.method} share its normalisation: "
             f"{entry.without_branches}",

@@ -176,8 +176,9 @@ class Trainer:
             device=target,
             processes=ONE_PROCESS,
         )
-        if self.loader.batch_size < entry.smallest_batch:
-            raise UserError(f"{name} needs batches of at least {entry.smallest_batch}; got {self.loader.batch_size}")
+        smallest = entry.smallest_batch(self.settings)
+        if self.loader.batch_size < smallest:
+            raise UserError(f"{name} needs batches of at least {smallest}; got {self.loader.batch_size}")
         self._temporary = run_dir is None
         if run_dir is None:
             temporary = tempfile.mkdtemp(prefix="dat-")
@@ -188,7 +189,8 @@ class Trainer:
         self._device = target
         self._precision = Precision(name=precision) if isinstance(precision, str) else precision
         give_branches(model, entry.branches(self.settings))
-        self._loses = None if has_batchnorm(model) else entry.without_branches
+        shares = len(entry.branches(self.settings)) > 1 and not has_batchnorm(model)
+        self._loses = entry.without_branches if shares else None
 
     def fit(self, *, resume: bool = False) -> Fit:
         """Train to the end of the epochs; the network then holds the weights of the best epoch, in eval mode.

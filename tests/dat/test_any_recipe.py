@@ -18,6 +18,11 @@ BRIEF = [
     *("--evaluation.attacks", "natural", "--evaluation.limit", "10"),
 ]
 NARROWEST = {"resnet8": 4, "convnext_atto_patch2": 4, "vit_lite_patch4": 16}
+ABLATIONS = [
+    *("--dat.omega 0", "--dat.lam-low 1", "--dat.lam-high 0.5", "--dat.branches shared", "--dat.start uniform"),
+    *("--dat.attack-loss cross-entropy", "--dat.attack-loss kl", "--dat.training-loss pgd-at", "--dat.no-mixed-image"),
+    *("--dat.amplitude-from other-image", "--dat.adversarial single --dat.mix-source augmented"),
+]
 
 
 @st.composite
@@ -36,7 +41,9 @@ def valid(draw) -> list[str]:
     words += ["--schedule.kind", draw(st.sampled_from(["step", "cosine", "one-cycle"]))]
     if method != "plain":
         words += [f"--{method}.steps", str(draw(st.integers(1, 2)))]
-    if method == "dat":
+    if method == "dat" and draw(st.booleans()):
+        words += draw(st.sampled_from(ABLATIONS)).split()
+    elif method == "dat":
         words += ["--dat.generator-update", draw(st.sampled_from(["joint", "alternating"]))]
         words += ["--dat.mix-source", draw(st.sampled_from(["original", "augmented"]))]
         words += ["--dat.amplitude-scale", draw(st.sampled_from(["unit", "dataset"]))]

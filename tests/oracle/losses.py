@@ -76,6 +76,33 @@ def dat_terms(
     return terms
 
 
+def ablated_terms(
+    logits: dict[str, Tensor], targets: Tensor, *, training_loss: str, beta: float, omega: float, label_smoothing: float
+) -> dict[str, Tensor]:
+    """L_DAT of the groups that there are, by `training_loss` "trades" or "pgd-at" in the place of L_AT.
+
+    Without mixed groups the loss is that of x alone; the divergence between the predictions on x and on the mixed image
+    needs both. Result: at, mixed_at, js, loss, those of them that there are.
+    """
+
+    def of_pair(clean: str, adversarial: str) -> Tensor:
+        if training_loss == "pgd-at":
+            return cross_entropy(logits[adversarial], targets, label_smoothing=label_smoothing)
+        return adversarial_training_loss(
+            logits[clean], logits[adversarial], targets, beta=beta, label_smoothing=label_smoothing
+        )
+
+    terms = {"at": of_pair("clean", "adversarial")}
+    if "mixed_adversarial" not in logits:
+        return {**terms, "loss": terms["at"]}
+    terms["mixed_at"] = of_pair("mixed", "mixed_adversarial")
+    terms["loss"] = 0.5 * terms["at"] + 0.5 * terms["mixed_at"]
+    if "mixed" in logits:
+        terms["js"] = jensen_shannon(logits["clean"], logits["mixed"])
+        terms["loss"] = terms["loss"] + omega * terms["js"]
+    return terms
+
+
 def trades_terms(
     clean_logits: Tensor, adversarial_logits: Tensor, targets: Tensor, *, beta: float, label_smoothing: float = 0.0
 ) -> dict[str, Tensor]:

@@ -23,7 +23,10 @@ def eval_logits(
 
 
 def train_mode_logits(
-    parameters: Mapping[str, Tensor], running: Mapping[str, Tensor], groups: Mapping[str, Tensor]
+    parameters: Mapping[str, Tensor],
+    running: Mapping[str, Tensor],
+    groups: Mapping[str, Tensor],
+    branches: Mapping[str, str] = GROUP_BRANCHES,
 ) -> tuple[dict[str, Tensor], Tensors]:
     """Logits of each group by its own train-mode forward, in the order of `groups`, and the statistics afterwards.
 
@@ -31,9 +34,7 @@ def train_mode_logits(
     """
     logits, statistics = {}, dict(running)
     for name, batch in groups.items():
-        logits[name], statistics = model_logits(
-            parameters, batch, GROUP_BRANCHES[name], training=True, running=statistics
-        )
+        logits[name], statistics = model_logits(parameters, batch, branches[name], training=True, running=statistics)
     return logits, statistics
 
 

@@ -1,14 +1,20 @@
-"""Settings of Dual Adversarial Training; `dat.methods.dat.method` is what it does."""
+"""Settings of Dual Adversarial Training and of its ablations; `dat.methods.dat.method` is what it does."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from dat.methods.base import MethodEntry
 from dat_engine.errors import UserError
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings
+
+_OF_THE_MIXED_IMAGE = (
+    *("adversarial", "branches", "mix_source", "amplitude_from", "lam_low", "lam_high", "amplitude_scale"),
+    *("attack_path_gradient", "generator_update"),
+)
+_OF_THE_GENERATOR = ("amplitude_scale", "attack_path_gradient", "generator_update")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,23 +24,42 @@ class DAT:
     beta: float = 15.0
     """Weight of the KL divergence, in the attack and in the loss."""
     omega: float = 2.0
-    """Weight of the JS divergence between the predictions on x and on its mixed twin."""
+    """Weight of the JS divergence between the predictions on x and on its mixed twin; 0: none."""
     label_smoothing: float = 0.5
     """In the attack and in training; 0.5 is what the authors' code runs, the paper names none."""
+    training_loss: Literal["trades", "pgd-at"] = "trades"
+    """L_AT, of x and of the mixed image alike: cross entropy of the image plus beta KL to the attacked one (published), or
+    the cross entropy of the attacked one alone: PGD-AT with the generator."""
+    attack_loss: Literal["both", "cross-entropy", "kl"] = "both"
+    """What the attack maximises: cross entropy plus beta KL (published), or one of the two alone."""
     steps: int = 5
     step_size: float | None = None
     """None: a quarter of epsilon."""
+    start: Literal["gaussian", "uniform"] = "gaussian"
+    """Where the attack starts: beside the image (published), or anywhere in the box, as PGD-AT does."""
     start_scale: float = 0.001
     """Standard deviation of the gaussian start."""
     first_step: Literal["fresh", "clean"] = "fresh"
     """Attack's first gradient: at the noisy start (published), or at the image itself, by the clean forward that the KL term
     needs anyway: no start noise, and 33 forward-equivalents a step instead of 35."""
+    mixed_image: bool = True
+    """Whether there is a mixed image. Without one the loss is L_AT(x), and nothing is mixed, generated or compared."""
+    adversarial: Literal["dual", "single"] = "dual"
+    """x̂' by an attack of its own on the mixed image (published), or by mixing the same amplitude into x': half the attack."""
+    branches: Literal["split", "shared"] = "split"
+    """BatchNorm of the mixed images: a set of their own (published), or the one of x."""
     mix_source: Literal["original", "augmented"] = "original"
     """Image that is mixed: the un-augmented one, augmented afterwards (authors' code), or x itself (the paper's text)."""
     mix_padding: int | None = None
     """Padding of the mixed image's own random crop; None: the data set's (none where it crops resized windows)."""
     mix_flip: bool | None = None
     """Whether the mixed image is flipped at random; None: where the data set's own images are."""
+    lam_low: float = 0.0
+    """The share lam of the foreign amplitude is drawn from Uniform(lam_low, lam_high), for every image; both 1: that alone."""
+    lam_high: float = 1.0
+    """See lam_low."""
+    amplitude_from: Literal["generator", "other-image"] = "generator"
+    """Amplitude that is mixed in: a generated one (published), or that of another image of the batch, drawn at random."""
     amplitude_scale: Literal["unit", "dataset"] = "unit"
     """Range of generated amplitudes: [0, 1] (authors' code), or [0, mean amplitude of the training set] per frequency."""
     coarse_amplitude: int | None = None
@@ -53,6 +78,59 @@ class DAT:
             raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
         if self.mix_padding is not None and self.mix_padding < 0:
             raise UserError(f"mix_padding must not be negative; got {self.mix_padding}")
+        if not (0 <= self.lam_low <= self.lam_high <= 1 and self.lam_high > 0):
+            raise UserError(
+                f"lam is drawn between lam_low and lam_high, 0 <= lam_low <= lam_high <= 1, and lam_high must be above 0 for "
+                f"anything to be mixed; got {self.lam_low:g} and {self.lam_high:g}"
+            )
+        self._refuse_contradictions()
+        self._refuse_what_has_no_effect()
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether a generator plays against the classifier."""
+        return self.mixed_image and self.amplitude_from == "generator"
+
+    @property
+    def trains_on_clean(self) -> bool:
+        """Whether the loss holds predictions on x and the mixed image themselves, beside those on the attacked ones."""
+        return self.training_loss == "trades" or (self.mixed_image and self.omega > 0)
+
+    def _refuse_contradictions(self) -> None:
+        starts_at_the_image = self.first_step == "clean" or (self.start == "gaussian" and self.start_scale == 0)
+        if self.attack_loss == "kl" and starts_at_the_image:
+            raise UserError(
+                "attack_loss kl has no gradient at the image itself, where first_step clean or a start_scale of 0 would start "
+                "it; use first_step fresh and a start_scale above 0"
+            )
+        if self.first_step == "clean" and self.start == "uniform":
+            raise UserError(
+                "first_step clean starts at the image itself, so there is no uniform start; leave one of them out"
+            )
+        if self.adversarial == "single" and self.mixed_image and self.mix_source == "original":
+            raise UserError(
+                "adversarial single mixes the attacked x, so the mixed image must be made of x too; add mix_source augmented"
+            )
+        if self.has_generator and not (self.trains_on_clean or self.attack_path_gradient):
+            raise UserError(
+                "with training_loss pgd-at and omega 0 the generator sees the loss through the attacked mixed image alone; "
+                "keep attack_path_gradient"
+            )
+
+    def _refuse_what_has_no_effect(self) -> None:
+        if not self.mixed_image:
+            self._refuse_changed("without the mixed image", (*_OF_THE_MIXED_IMAGE, *(("omega",) if self.omega else ())))
+        elif not self.has_generator:
+            self._refuse_changed("where amplitudes come from another image", _OF_THE_GENERATOR)
+        if self.training_loss == "pgd-at" and self.attack_loss == "cross-entropy":
+            self._refuse_changed("with training_loss pgd-at and attack_loss cross-entropy, which have no KL", ("beta",))
+        if self.start == "uniform":
+            self._refuse_changed("with a uniform start", ("start_scale",))
+
+    def _refuse_changed(self, where: str, names: tuple[str, ...]) -> None:
+        for own in fields(self):
+            if own.name in names and getattr(self, own.name) != own.default:
+                raise UserError(f"{own.name} has no effect {where}; leave it out")
 
 
 ENTRY = MethodEntry(
@@ -60,8 +138,9 @@ ENTRY = MethodEntry(
     settings=DAT(),
     epochs=150,
     milestones=(100, 110),
-    smallest_batch=2,
-    branches=lambda settings: ("base", "mix"),
+    # the generator normalises over the batch, and another image is one of the batch
+    smallest_batch=lambda settings: 2 if settings.mixed_image else 1,
+    branches=lambda settings: ("base", "mix") if settings.mixed_image and settings.branches == "split" else ("base",),
     # at 224 pixels the published form's last layer would hold 154 million weights
     for_image_size=lambda settings, image_size: replace(settings, coarse_amplitude=32) if image_size > 64 else settings,
     with_published_crop={"mix_padding": 3},

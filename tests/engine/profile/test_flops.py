@@ -44,13 +44,30 @@ def test_compiled_functions_are_counted_too():
         # the groups that theta's pass takes want no gradient
         ("dat", DAT(generator_update="alternating"), 41, 4),
         ("pgd-at", METHODS["pgd-at"].settings, 23, 1),
+        ("dat", DAT(mixed_image=False), 17, 2),
+        ("dat", DAT(adversarial="single", mix_source="augmented"), 23, 0),
+        # no logits condition a generator, and no group wants a gradient
+        ("dat", DAT(amplitude_from="other-image"), 34, 4),
+        # f(x) is not asked for
+        ("dat", DAT(attack_loss="cross-entropy"), 33, 0),
+        ("dat", DAT(training_loss="pgd-at", attack_loss="cross-entropy", omega=0.0), 27, 0),
     ],
-    ids=["dat joint", "dat clean first step", "dat alternating", "pgd-at"],
+    ids=[
+        *(
+            "dat joint",
+            "dat clean first step",
+            "dat alternating",
+            "pgd-at",
+            "dat without the mixed image",
+            "dat single",
+        ),
+        *("dat other image", "dat attack by cross entropy", "pgd-at with the generator"),
+    ],
 )
 def test_steps_cost_what_the_method_says(method, settings, forwards, stem_backwards_saved):
     entry = METHODS[method]
     created = entry.create(settings, TASK)
-    model = models.build("resnet18", num_classes=10, width=16, branches=entry.branches(entry.settings))
+    model = models.build("resnet18", num_classes=10, width=16, branches=entry.branches(settings))
     update = getattr(settings, "generator_update", "joint")
     step = TrainingStep(model, created, optimizer=SGDSettings(), precision=Precision(), update=update)
     images = torch.rand(2, 3, 32, 32)
