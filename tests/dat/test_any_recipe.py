@@ -22,7 +22,7 @@ NARROWEST = {"resnet8": 4, "convnext_atto_patch2": 4, "vit_lite_patch4": 16}
 
 @st.composite
 def valid(draw) -> list[str]:
-    method = draw(st.sampled_from(["dat", "pgd-at", "trades", "plain"]))
+    method = draw(st.sampled_from(["dat", "pgd-at", "trades", "mart", "st", "sar", "dajat", "plain"]))
     model = draw(st.sampled_from(list(NARROWEST)))
     kind = draw(st.sampled_from(["sgd", "adamw"]))
     words = ["digits-resnet", "--method", method, "--model.name", model]
