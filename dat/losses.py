@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,20 +20,29 @@ def smoothed_targets(targets: Tensor, num_classes: int, label_smoothing: float, 
     return smoothed.scatter_(1, targets[:, None], 1.0 - label_smoothing + off)
 
 
+def kl_divergences(logits: Tensor, other: Tensor) -> Tensor:
+    """``KL(softmax(logits) || softmax(other))`` of each image, [B], from [B, K] logits."""
+    log_p = functional.log_softmax(logits, dim=1)
+    log_q = functional.log_softmax(other, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
 def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:
     """``KL(softmax(logits) || softmax(other))`` of [B, K] logits, "batchmean"."""
-    log_p = functional.log_softmax(logits, dim=1)
-    log_q = functional.log_softmax(other, dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    return kl_divergences(logits, other).mean()
 
 
-def js_divergence(logits: Tensor, other: Tensor) -> Tensor:
-    """``(KL(p || m) + KL(q || m)) / 2`` with ``m = (p + q) / 2`` clamped to [1e-7, 1], "batchmean"."""
-    log_p = functional.log_softmax(logits, dim=1)
-    log_q = functional.log_softmax(other, dim=1)
-    p, q = log_p.exp(), log_q.exp()
-    log_m = ((p + q) / 2).clamp(1e-7, 1.0).log()
-    return ((p * (log_p - log_m) + q * (log_q - log_m)).sum(dim=1) / 2).mean()
+def js_divergence(*logits: Tensor) -> Tensor:
+    """Mean over the predictions p_i of ``KL(p_i || m)``, m being their mean clamped to [1e-7, 1]; "batchmean".
+
+    Args:
+        logits: [B, K] each, two of them or more.
+    """
+    log_ps = [functional.log_softmax(each, dim=1) for each in logits]
+    ps = [log_p.exp() for log_p in log_ps]
+    log_m = (reduce(torch.add, ps) / len(ps)).clamp(1e-7, 1.0).log()
+    divergences = reduce(torch.add, [p * (log_p - log_m) for p, log_p in zip(ps, log_ps, strict=True)])
+    return (divergences.sum(dim=1) / len(ps)).mean()
 
 
 def adversarial_training_loss(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, make_dataclass, replace
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from typing import Annotated, Any
 
 import tyro
@@ -12,7 +12,7 @@ from dat.cli.flags import HELP, parse_flags, take_flag
 from dat.cli.train_flags import optimizer_kinds, take_recipe
 from dat.methods import METHODS, method_entry
 from dat.profiling.options import ProfileOptions
-from dat.recipes import RECIPES, Recipe, recipe, with_optimizer_kinds
+from dat.recipes import RECIPES, Recipe, recipe, with_epochs, with_optimizer_kinds
 from dat_engine.errors import UserError, unknown_name
 
 USAGE = "dat profile RECIPE [--methods dat,pgd-at,trades] [--baseline eager] [flags]"
@@ -52,12 +52,16 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
     # which methods are named decides which further flags there are
     named, _ = take_flag(rest, "--methods")
     methods = parse_methods(ProfileOptions().methods if named is None else named)
-    default = with_optimizer_kinds(recipe(name, methods[0]), optimizer_kinds(rest, recipe(name, methods[0])))
+    defaults = {
+        method: with_optimizer_kinds(recipe(name, method), optimizer_kinds(rest, recipe(name, method)))
+        for method in methods
+    }
+    default = defaults[methods[0]]
     settings: list[Any] = [
         (
             _attribute(method),
             Annotated[type(METHODS[method].settings), tyro.conf.arg(name=method)],
-            field(default=recipe(name, method).settings),
+            field(default=defaults[method].settings),
         )
         for method in methods
     ]
@@ -78,11 +82,31 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
         description=f"Cost of an epoch and of its phases. Methods: {', '.join(METHODS)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    recipes = [
-        replace(flags.experiment, name=name, method=method, settings=getattr(flags, _attribute(method)))
-        for method in methods
-    ]
+    chosen = replace(flags.experiment, name=name, method=methods[0], settings=default.settings)
+    recipes = [_of_method(defaults[method], getattr(flags, _attribute(method)), default, chosen) for method in methods]
     return recipes, flags.profile
+
+
+def _of_method(own: Recipe, settings: Any, default: Recipe, chosen: Recipe) -> Recipe:
+    """A method's `own` recipe with these settings, and with what flags have changed in `chosen` of the `default` they show."""
+    counted = METHODS[own.method].epoch_settings
+    keep = [f"settings.{name}" for name in counted if getattr(settings, name) != getattr(own.settings, name)]
+    own = replace(own, settings=settings)
+    if chosen.epochs != default.epochs:
+        own = with_epochs(own, chosen.epochs, keep=keep)
+    changed: Recipe = _with_changes(own, default, chosen)
+    return changed
+
+
+def _with_changes(own: Any, before: Any, after: Any) -> Any:
+    """`own` with the values of `after` where they differ from `before`, nested dataclasses field by field."""
+    changes = {}
+    for each in fields(own):
+        mine, old, new = (getattr(value, each.name) for value in (own, before, after))
+        if old != new:
+            nested = is_dataclass(mine) and type(mine) is type(old) is type(new)
+            changes[each.name] = _with_changes(mine, old, new) if nested else new
+    return replace(own, **changes)
 
 
 def parse_methods(text: str) -> list[str]:

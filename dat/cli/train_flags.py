@@ -23,7 +23,6 @@ from dat.training.options import (
 )
 from dat.training.resumption import refuse_other_numbers
 from dat_engine.errors import UserError, unknown_name
-from dat_engine.run.schedule import Schedule
 from dat_engine.step.optimizer_settings import OptimizerSettings
 
 USAGE = "dat train RECIPE [--method METHOD] [flags]"
@@ -159,7 +158,7 @@ def _parse(
     chosen = replace(flags.experiment, name=default.name, method=method, settings=flags.settings)
     # what follows from other flags, unless it was asked for itself
     if follows and chosen.epochs != default.epochs:
-        chosen = replace(chosen, schedule=_for_the_epochs(chosen, default, words))
+        chosen = _for_the_epochs(chosen, default, words)
     if follows:
         names = METHODS[method].with_published_crop
         keep = [name for name in names if _given(words, f"--{method}.{name.replace('_', '-')}")]
@@ -177,11 +176,12 @@ def optimizer_kinds(words: Sequence[str], recipe: Recipe) -> dict[str, str]:
     return {name: kind for name, kind in named.items() if kind is not None}
 
 
-def _for_the_epochs(chosen: Recipe, default: Recipe, words: Sequence[str]) -> Schedule:
-    """The schedule for another number of epochs than the recipe's; what the words name stays as it is."""
-    rescaled = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs).schedule
-    named = [name for name in ("milestones", "warmup_epochs") if _given(words, f"--schedule.{name.replace('_', '-')}")]
-    return replace(rescaled, **{name: getattr(chosen.schedule, name) for name in named})
+def _for_the_epochs(chosen: Recipe, default: Recipe, words: Sequence[str]) -> Recipe:
+    """What follows from another number of epochs than the recipe's; what the words name stays as it is."""
+    flags = {f"schedule.{name}": f"--schedule.{name}" for name in ("milestones", "warmup_epochs")}
+    flags |= {f"settings.{name}": f"--{chosen.method}.{name}" for name in METHODS[chosen.method].epoch_settings}
+    keep = [name for name, flag in flags.items() if _given(words, flag.replace("_", "-"))]
+    return with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs, keep=keep)
 
 
 def _given(words: Sequence[str], flag: str) -> bool:

@@ -8,20 +8,41 @@ from __future__ import annotations
 
 import re
 
-from dat.methods import dat, pgd_at, plain, trades
+from dat.methods import dajat, dat, mart, pgd_at, plain, sar, st, trades
 from dat.methods.base import MethodEntry
+from dat.methods.dajat import DAJAT
 from dat.methods.dat import DAT
+from dat.methods.mart import MART
 from dat.methods.pgd_at import PGDAT
 from dat.methods.plain import Plain
+from dat.methods.sar import SAR
+from dat.methods.st import ST
 from dat.methods.trades import TRADES
 from dat_engine.errors import UserError, unknown_name
 
-__all__ = ["DAT", "METHODS", "PGDAT", "TRADES", "MethodEntry", "Plain", "method_entry", "register"]
+__all__ = [
+    "DAJAT",
+    "DAT",
+    "MART",
+    "METHODS",
+    "PGDAT",
+    "SAR",
+    "ST",
+    "TRADES",
+    "MethodEntry",
+    "Plain",
+    "method_entry",
+    "register",
+]
 
 METHODS: dict[str, MethodEntry] = {
     "dat": dat.ENTRY,
     "pgd-at": pgd_at.ENTRY,
     "trades": trades.ENTRY,
+    "mart": mart.ENTRY,
+    "st": st.ENTRY,
+    "sar": sar.ENTRY,
+    "dajat": dajat.ENTRY,
     "plain": plain.ENTRY,
 }
 

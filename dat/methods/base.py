@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from dat_engine.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,34 @@ class MethodEntry:
     have their defaults."""
     lengths: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     """Epochs and milestones by data set, where its paper gives others than those above."""
+    recipe_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a recipe that its paper sets, by dotted names such as "optimizer.learning_rate"; what is counted in epochs is
+    so for `epochs` of them."""
+    defaults_by_recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The same for single recipes, by their names, where its paper gives others; "settings.beta" is one of the method's own."""
+    epoch_settings: tuple[str, ...] = ()
+    """Settings that are counted in epochs, for `epochs` of them: a run of another length rescales them."""
+
+    def rescaled(self, settings: Any, *, from_epochs: int, to_epochs: int, keep: Collection[str] = ()) -> Any:
+        """The settings for another number of epochs: what is counted in epochs keeps its share of the run, but for `keep`."""
+        if from_epochs == to_epochs:
+            return settings
+        values = {name: getattr(settings, name) for name in self.epoch_settings if name not in keep}
+        return replace(settings, **{name: value * to_epochs / from_epochs for name, value in values.items()})
+
+    def check_epochs(self, name: str, settings: Any, epochs: int) -> None:
+        """Refuse what lies behind the end of a run of `name` over so many epochs.
+
+        Raises:
+            UserError: names the setting.
+        """
+        for setting in self.epoch_settings:
+            value = getattr(settings, setting)
+            if value > epochs:
+                raise UserError(
+                    f"{name}.{setting} is {value:g} epochs and the run ends after {epochs}; choose at most {epochs}, or more "
+                    "epochs"
+                )
 
     @property
     def create(self) -> type[Any]:

@@ -72,10 +72,15 @@ def profile(recipes: Sequence[Recipe], options: ProfileOptions) -> int:
 
 
 def _shared(recipes: Sequence[Recipe]) -> dict[str, Any]:
-    """The recipe of all methods: what they share once, their settings by method."""
-    methods = [recipe.method for recipe in recipes]
-    settings = {recipe.method: recipe.to_dict()["settings"] for recipe in recipes}
-    return {**recipes[0].to_dict(), "method": methods, "settings": settings}
+    """The recipe of all methods: what they share once, their settings and what else is a method's own by method."""
+    by_method = {recipe.method: recipe.to_dict() for recipe in recipes}
+    shared: dict[str, Any] = {"method": list(by_method)}
+    for name, value in recipes[0].to_dict().items():
+        if name != "method":
+            values = {method: fields[name] for method, fields in by_method.items()}
+            alike = name != "settings" and all(other == value for other in values.values())
+            shared[name] = value if alike else values
+    return shared
 
 
 def _check_files(options: ProfileOptions) -> None:

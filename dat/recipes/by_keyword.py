@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,8 @@ def chosen_recipe(
             f"the recipe is one for {base.method}, not {name}; make it for that method: "
             f'dat.recipe("{base.name}", method="{name}")'
         )
+    settled: list[str] = []
     if settings is not None:
         base = replace(base, settings=settings)
-    return with_fields(base, fields, besides=besides) if fields else base
+        settled = [field.name for field in dataclass_fields(settings)]
+    return with_fields(base, fields, besides=besides, settled=settled) if fields else base

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dat.methods import METHODS
-from dat.recipes.families import CreateRecipe
-from dat.recipes.recipe import DataSettings, EvaluationSettings, ModelSettings, Recipe
+from dat.recipes.families import CreateRecipe, with_method_defaults
+from dat.recipes.recipe import DataSettings, EvaluationSettings, ModelSettings, Recipe, with_epochs
 from dat_engine.run.schedule import Schedule
 from dat_engine.step.optimizer_settings import SGDSettings
 
 
 def _digits(name: str, method: str) -> Recipe:
-    return Recipe(
+    usual = Recipe(
         name=name,
         method=method,
         settings=METHODS[method].settings,
         epsilon=0.1,
-        epochs=25,
+        epochs=METHODS[method].epochs,
         batch_size=64,
         data=DataSettings(name="digits", padding=1, flip=False, validation=100),
         model=ModelSettings(name="resnet8"),
@@ -24,6 +24,7 @@ def _digits(name: str, method: str) -> Recipe:
         evaluation=EvaluationSettings(attacks="natural,fgsm,pgd20,pgd100,cw"),
         log_every=10,
     )
+    return with_epochs(with_method_defaults(usual, but=("optimizer", "schedule")), 25)
 
 
 RECIPES: dict[str, CreateRecipe] = {"digits-resnet": _digits}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from dat.methods import METHODS
-from dat.recipes.recipe import DataSettings, ModelSettings, Recipe
+from dat.recipes.recipe import DataSettings, ModelSettings, Recipe, with_epochs, with_values
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
 from dat_engine.step.optimizer_settings import AdamWSettings, SGDSettings
@@ -24,30 +24,42 @@ def published(data: DataSettings, model: str) -> CreateRecipe:
         if data.crop == "padded" and entry.with_published_crop:
             settings = replace(settings, **entry.with_published_crop)
         epochs, milestones = entry.lengths.get(data.name, (entry.epochs, entry.milestones))
-        return Recipe(
+        usual = Recipe(
             name=name,
             method=method,
             settings=settings,
-            epochs=epochs,
+            epochs=entry.epochs,
             data=data,
             model=ModelSettings(name=model),
-            schedule=Schedule(milestones=milestones),
+            schedule=Schedule(milestones=entry.milestones),
             precision=Precision(name="auto", channels_last=True),
         )
+        made = with_epochs(with_method_defaults(usual), epochs)
+        return replace(made, schedule=replace(made.schedule, milestones=milestones))
 
     return create
+
+
+def with_method_defaults(usual: Recipe, *, but: Collection[str] = ()) -> Recipe:
+    """What the method's paper sets, over a recipe of the method's usual length.
+
+    Args:
+        but: groups of fields that are the recipe's own whatever the method: "optimizer", "schedule".
+    """
+    entry = METHODS[usual.method]
+    values = {**entry.recipe_defaults, **entry.defaults_by_recipe.get(usual.name, {})}
+    return with_values(usual, {name: value for name, value in values.items() if name.split(".")[0] not in but})
 
 
 def large_images(data: DataSettings) -> CreateRecipe:
     """Images of 224 pixels with torchvision's ResNet-50; nothing is published for DAT at this size."""
 
     def create(name: str, method: str) -> Recipe:
-        base = published(data, "resnet50")(name, method)
+        base = with_epochs(published(data, "resnet50")(name, method), 90)
         return replace(
             base,
             settings=METHODS[method].for_image_size(base.settings, 224),
             epsilon=4 / 255,
-            epochs=90,
             schedule=Schedule(milestones=(30, 60, 80)),
             optimizer=SGDSettings(weight_decay=1e-4),
         )

@@ -58,18 +58,24 @@ def read_recipe_file(path: Path) -> tuple[Recipe, dict[str, Any]]:
 
 
 def with_fields(
-    base: Recipe, given: Mapping[str, Any], *, source: str | None = None, besides: Collection[str] = ()
+    base: Recipe,
+    given: Mapping[str, Any],
+    *,
+    source: str | None = None,
+    besides: Collection[str] = (),
+    settled: Collection[str] = (),
 ) -> Recipe:
     """`base` with other values of the fields that are `given`, and of those that follow from them.
 
     Fields of a group are ``{"model": {"width": 16}}`` or ``{"model.width": 16}``, or the group's whole dataclass; the
     method's settings are the group ``settings``, or one of the method's own name (``{"dat.beta": 6}``, as its flags are).
-    Another number of epochs takes milestones and warm-up along, another crop frees what was published for the old one,
-    unless they are given themselves.
+    Another number of epochs takes along what is counted in epochs (milestones, warm-up, a method's start), another crop
+    frees what was published for the old one, unless they are given themselves.
 
     Args:
         source: what the sentence of an error begins with: the file's name.
         besides: names that a misspelt one may have meant instead of a field.
+        settled: the method's settings that `base` has because they were asked for.
 
     Raises:
         UserError: a field that is not known, or whose value is of another type or out of range.
@@ -80,9 +86,13 @@ def with_fields(
     read = with_exactly(base, {**nested, "epochs": base.epochs}, source=source, besides=besides)
     if "epochs" in nested:
         epochs = _value(int, nested["epochs"], f"{start}epochs")
-        read = _with_epochs(read, epochs, nested.get("schedule", {}), start)
-    named = settings if isinstance(settings, Mapping) else [field.name for field in dataclass_fields(settings)]
-    return with_data_of(replace(read, data=base.data), read.data, keep=named)
+        asked = [f"schedule.{name}" for name in _named(nested.get("schedule", {}))]
+        asked += [f"settings.{name}" for name in (*_named(settings), *settled)]
+        try:
+            read = with_epochs(read, epochs, keep=asked) if epochs > 0 else replace(read, epochs=epochs)
+        except UserError as error:
+            raise UserError(f"{start}{error}") from None
+    return with_data_of(replace(read, data=base.data), read.data, keep=[*_named(settings), *settled])
 
 
 def with_exactly(
@@ -94,15 +104,9 @@ def with_exactly(
     return cast(Recipe, _settings(Recipe, _nested_fields(given, base.method, start), base, "", place))
 
 
-def _with_epochs(read: Recipe, epochs: int, schedule: Any, source: str) -> Recipe:
-    """`read` for another number of epochs; what `schedule` names of it stays."""
-    named = schedule if isinstance(schedule, Mapping) else [field.name for field in dataclass_fields(schedule)]
-    try:
-        moved = with_epochs(read, epochs).schedule if epochs > 0 else read.schedule
-        kept = {name: getattr(read.schedule, name) for name in ("milestones", "warmup_epochs") if name in named}
-        return replace(read, epochs=epochs, schedule=replace(moved, **kept))
-    except UserError as error:
-        raise UserError(f"{source}{error}") from None
+def _named(group: Any) -> list[str]:
+    """Names of the fields that a dictionary gives of a group, or the whole dataclass."""
+    return list(group) if isinstance(group, Mapping) else [field.name for field in dataclass_fields(group)]
 
 
 def _nested_fields(given: Mapping[str, Any], method: str, source: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, Literal
 
 import tyro
@@ -150,10 +151,41 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     return found
 
 
-def with_epochs(base: Recipe, epochs: int) -> Recipe:
-    """`base` for another number of epochs, the schedule's milestones and warm-up keeping their share of the run."""
+def with_epochs(base: Recipe, epochs: int, *, keep: Collection[str] = ()) -> Recipe:
+    """`base` for another number of epochs: what is counted in epochs keeps its share of the run.
+
+    Args:
+        keep: dotted names of what was asked for itself and stays: "schedule.milestones", "settings.start".
+    """
     schedule = base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs)
-    return replace(base, epochs=epochs, schedule=schedule)
+    kept = {
+        name: getattr(base.schedule, name) for name in ("milestones", "warmup_epochs") if f"schedule.{name}" in keep
+    }
+    settings = METHODS[base.method].rescaled(
+        base.settings,
+        from_epochs=base.epochs,
+        to_epochs=epochs,
+        keep=[name.removeprefix("settings.") for name in keep if name.startswith("settings.")],
+    )
+    return replace(base, epochs=epochs, schedule=replace(schedule, **kept), settings=settings)
+
+
+def with_values(base: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """`base` with other values of some fields, by their dotted names ("optimizer.learning_rate").
+
+    Raises:
+        UserError: a name that no field has.
+    """
+    for name, value in values.items():
+        base = _with_value(base, name.split("."), value, name)
+    return base
+
+
+def _with_value(holder: Any, path: list[str], value: Any, name: str) -> Any:
+    first, *rest = path
+    if first not in {own.name for own in dataclass_fields(holder)}:
+        raise UserError(f"a recipe has no field {name}")
+    return replace(holder, **{first: _with_value(getattr(holder, first), rest, value, name) if rest else value})
 
 
 def with_optimizer_kinds(base: Recipe, kinds: Mapping[str, str]) -> Recipe:
@@ -165,11 +197,8 @@ def with_optimizer_kinds(base: Recipe, kinds: Mapping[str, str]) -> Recipe:
     for name, kind in kinds.items():
         *group, leaf = name.split(".")
         holder = getattr(base, group[0]) if group else base
-        if kind == getattr(holder, leaf).kind:
-            continue
-        own: dict[str, Any] = {leaf: optimizer_settings(kind)()}
-        outer: dict[str, Any] = {group[0]: replace(holder, **own)} if group else own
-        base = replace(base, **outer)
+        if kind != getattr(holder, leaf).kind:
+            base = with_values(base, {name: optimizer_settings(kind)()})
     return base
 
 

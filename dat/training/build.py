@@ -97,6 +97,7 @@ def check_without_data(recipe: Recipe, data_root: Path, device: torch.device) ->
             f"schedule.warmup_epochs is {recipe.schedule.warmup_epochs:g} and the run has {recipe.epochs} epochs, so the "
             "learning rate would never be reached; make the warm-up shorter than the run"
         )
+    METHODS[recipe.method].check_epochs(recipe.method, recipe.settings, recipe.epochs)
     if recipe.data.loader == "dali" and not dali_installed():
         raise UserError(
             "--data.loader dali needs NVIDIA DALI; install it with: pip install 'dat-engine[dali]' (Linux), or choose "

@@ -127,7 +127,10 @@ class Trainer:
         entry = METHODS[name]
         self.model = model
         self.method = name
-        self.settings = entry.settings if settings is None else settings
+        if settings is None:
+            settings = entry.rescaled(entry.settings, from_epochs=entry.epochs, to_epochs=epochs)
+        entry.check_epochs(name, settings, epochs)
+        self.settings = settings
         self.epsilon = epsilon
         self._progress: DisplayStyle = progress
         self._seed = seed

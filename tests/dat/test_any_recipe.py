@@ -27,7 +27,7 @@ ABLATIONS = [
 
 @st.composite
 def valid(draw) -> list[str]:
-    method = draw(st.sampled_from(["dat", "pgd-at", "trades", "plain"]))
+    method = draw(st.sampled_from(["dat", "pgd-at", "trades", "mart", "st", "sar", "dajat", "plain"]))
     model = draw(st.sampled_from(list(NARROWEST)))
     kind = draw(st.sampled_from(["sgd", "adamw"]))
     words = ["digits-resnet", "--method", method, "--model.name", model]

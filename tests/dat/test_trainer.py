@@ -70,10 +70,10 @@ def test_every_kind_of_data_is_trained_on_and_equal_images_give_equal_losses():
 
 @pytest.mark.parametrize(
     "method",
-    ["dat", "pgd-at", "trades", "plain", dat.methods.DAT(beta=6, steps=2)],
-    ids=["dat", "pgd-at", "trades", "plain", "settings"],
+    ["dat", "pgd-at", "trades", "dajat", "plain", dat.methods.DAT(beta=6, steps=2)],
+    ids=["dat", "pgd-at", "trades", "dajat", "plain", "settings"],
 )
-def test_soft_labels_train_by_every_method(method):
+def test_soft_labels_train_by_the_methods_that_take_them(method):
     ours, hard = (losses(data=(IMAGES, labels), method=method, epochs=1) for labels in (SOFT, SOFT.argmax(1)))
     assert ours != hard and np.isfinite(ours).all()
 

@@ -7,7 +7,11 @@ from torch import Tensor
 
 from tests.oracle.networks import model_logits
 
-GROUP_BRANCHES = {"clean": "base", "adversarial": "base", "mixed": "mix", "mixed_adversarial": "mix"}
+GROUP_BRANCHES = {
+    **dict.fromkeys(("clean", "adversarial", "collaborative"), "base"),
+    **dict.fromkeys(("mixed", "mixed_adversarial"), "mix"),
+    **dict.fromkeys(("auto_1", "auto_1_adversarial", "auto_2", "auto_2_adversarial"), "mix"),
+}
 Tensors = dict[str, Tensor]
 
 
@@ -30,7 +34,7 @@ def train_mode_logits(
 ) -> tuple[dict[str, Tensor], Tensors]:
     """Logits of each group by its own train-mode forward, in the order of `groups`, and the statistics afterwards.
 
-    Group names say the branch: "clean" and "adversarial" base, "mixed" and "mixed_adversarial" mix.
+    Group names say the branch, as `GROUP_BRANCHES` has it.
     """
     logits, statistics = {}, dict(running)
     for name, batch in groups.items():

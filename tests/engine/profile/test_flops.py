@@ -51,17 +51,14 @@ def test_compiled_functions_are_counted_too():
         # f(x) is not asked for
         ("dat", DAT(attack_loss="cross-entropy"), 33, 0),
         ("dat", DAT(training_loss="pgd-at", attack_loss="cross-entropy", omega=0.0), 27, 0),
+        ("mart", METHODS["mart"].settings, 26, 2),
+        ("st", METHODS["st"].settings, 50, 3),
+        ("sar", METHODS["sar"].settings, 26, 2),
+        ("dajat", METHODS["dajat"].settings, 33, 6),
     ],
     ids=[
-        *(
-            "dat joint",
-            "dat clean first step",
-            "dat alternating",
-            "pgd-at",
-            "dat without the mixed image",
-            "dat single",
-        ),
-        *("dat other image", "dat attack by cross entropy", "pgd-at with the generator"),
+        *("dat joint", "dat clean first step", "dat alternating", "pgd-at", "dat without the mixed image", "dat single"),
+        *("dat other image", "dat attack by cross entropy", "pgd-at with the generator", "mart", "st", "sar", "dajat"),
     ],
 )
 def test_steps_cost_what_the_method_says(method, settings, forwards, stem_backwards_saved):
@@ -71,7 +68,9 @@ def test_steps_cost_what_the_method_says(method, settings, forwards, stem_backwa
     update = getattr(settings, "generator_update", "joint")
     step = TrainingStep(model, created, optimizer=SGDSettings(), precision=Precision(), update=update)
     images = torch.rand(2, 3, 32, 32)
-    batch = Batch(images=images, originals=images, targets=torch.tensor([0, 1]), indices=torch.arange(2))
+    views = torch.rand(created.extra_views, *images.shape) if created.extra_views else None
+    targets, indices = torch.tensor([0, 1]), torch.arange(2)
+    batch = Batch(images=images, originals=images, targets=targets, indices=indices, extra_views=views)
     forward = count_flops(lambda: model(images))
     stem = count_flops(lambda: model.conv1(images))
     generator = 0

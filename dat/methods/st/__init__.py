@@ -1,0 +1,35 @@
+"""Settings of squeeze training; `dat.methods.st.method` is what it does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dat.methods.base import MethodEntry
+from dat_engine.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ST:
+    """Settings of squeeze training."""
+
+    beta: float = 6.0
+    """Weight of the symmetric KL divergence between the two predictions that lie farthest apart."""
+    steps: int = 10
+    step_size: float | None = None
+    """None: a quarter of epsilon."""
+    start_scale: float = 0.001
+    """Standard deviation of the gaussian starts."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < math.inf:
+            raise UserError(f"beta must be finite and not negative; got {self.beta:g}")
+
+
+ENTRY = MethodEntry(
+    implementation="dat.methods.st.method:STMethod",
+    settings=ST(),
+    epochs=120,
+    milestones=(80, 100),
+    summary="squeeze training: adversarial and collaborative images, the farthest predictions drawn together",
+)
