@@ -57,7 +57,14 @@ def test_compiled_functions_are_counted_too():
         ("dajat", METHODS["dajat"].settings, 33, 6),
     ],
     ids=[
-        *("dat joint", "dat clean first step", "dat alternating", "pgd-at", "dat without the mixed image", "dat single"),
+        *(
+            "dat joint",
+            "dat clean first step",
+            "dat alternating",
+            "pgd-at",
+            "dat without the mixed image",
+            "dat single",
+        ),
         *("dat other image", "dat attack by cross entropy", "pgd-at with the generator", "mart", "st", "sar", "dajat"),
     ],
 )
