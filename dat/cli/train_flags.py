@@ -12,7 +12,7 @@ import tyro
 
 from dat.cli.flags import HELP, parse_flags, take_flag
 from dat.methods import METHODS
-from dat.recipes import RECIPES, Recipe, recipe, with_data_of, with_epochs, with_optimizer_kinds
+from dat.recipes import IN_EPOCHS, RECIPES, Recipe, recipe, with_data_of, with_epochs, with_optimizer_kinds
 from dat.recipes.reading import read_recipe_file, recipe_from_dict
 from dat.training.options import (
     DEFAULT_DATA_ROOT,
@@ -23,7 +23,6 @@ from dat.training.options import (
 )
 from dat.training.resumption import refuse_other_numbers
 from dat_engine.errors import UserError, unknown_name
-from dat_engine.run.schedule import Schedule
 from dat_engine.step.optimizer_settings import OptimizerSettings
 
 USAGE = "dat train RECIPE [--method METHOD] [flags]"
@@ -39,7 +38,7 @@ methods: {{methods}}
 common flags:
   --data-root DIR        folder that holds the data set, or will after a download (default: data)
   --run-dir DIR          where the run goes (default: runs/RECIPE-METHOD)
-  --epochs N             length; milestones of the schedule keep their share of it
+  --epochs N             length; milestones of the schedule, and starts in epochs, keep their share of it
   --batch-size N         images per step and process
   --epsilon 8/255        radius of the threat model
   --model.width N        channels of the first stage
@@ -159,7 +158,8 @@ def _parse(
     chosen = replace(flags.experiment, name=default.name, method=method, settings=flags.settings)
     # what follows from other flags, unless it was asked for itself
     if follows and chosen.epochs != default.epochs:
-        chosen = replace(chosen, schedule=_for_the_epochs(chosen, default, words))
+        named = [name for name in IN_EPOCHS if _given(words, f"--{name.replace('_', '-')}")]
+        chosen = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs, keep=named)
     if follows:
         names = METHODS[method].with_published_crop
         keep = [name for name in names if _given(words, f"--{method}.{name.replace('_', '-')}")]
@@ -175,13 +175,6 @@ def optimizer_kinds(words: Sequence[str], recipe: Recipe) -> dict[str, str]:
             flags[f"settings.{own.name}"] = f"--{recipe.method}.{own.name.replace('_', '-')}.kind"
     named = {name: take_flag([word.replace("_", "-") for word in words], flag)[0] for name, flag in flags.items()}
     return {name: kind for name, kind in named.items() if kind is not None}
-
-
-def _for_the_epochs(chosen: Recipe, default: Recipe, words: Sequence[str]) -> Schedule:
-    """The schedule for another number of epochs than the recipe's; what the words name stays as it is."""
-    rescaled = with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs).schedule
-    named = [name for name in ("milestones", "warmup_epochs") if _given(words, f"--schedule.{name.replace('_', '-')}")]
-    return replace(rescaled, **{name: getattr(chosen.schedule, name) for name in named})
 
 
 def _given(words: Sequence[str], flag: str) -> bool:

@@ -4,11 +4,15 @@ from dat.methods import method_entry
 from dat.recipes import cifar, digits, imagenet, tinyimagenet
 from dat.recipes.families import CreateRecipe
 from dat.recipes.recipe import (
+    IN_EPOCHS,
+    AWPSettings,
     DataSettings,
+    EMASettings,
     EngineSettings,
     EvaluationSettings,
     ModelSettings,
     Recipe,
+    SWASettings,
     differences,
     with_data_of,
     with_epochs,
@@ -17,12 +21,16 @@ from dat.recipes.recipe import (
 from dat_engine.errors import unknown_name
 
 __all__ = [
+    "IN_EPOCHS",
     "RECIPES",
+    "AWPSettings",
     "DataSettings",
+    "EMASettings",
     "EngineSettings",
     "EvaluationSettings",
     "ModelSettings",
     "Recipe",
+    "SWASettings",
     "differences",
     "recipe",
     "with_data_of",

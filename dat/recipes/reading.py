@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from dat.methods import method_entry
-from dat.recipes import Recipe, recipe, with_data_of, with_epochs
+from dat.recipes import IN_EPOCHS, Recipe, recipe, with_data_of, with_epochs
 from dat.recipes.number_text import parse_number
 from dat_engine.errors import UserError, did_you_mean
 from dat_engine.step.optimizer_settings import optimizer_settings
@@ -64,8 +64,8 @@ def with_fields(
 
     Fields of a group are ``{"model": {"width": 16}}`` or ``{"model.width": 16}``, or the group's whole dataclass; the
     method's settings are the group ``settings``, or one of the method's own name (``{"dat.beta": 6}``, as its flags are).
-    Another number of epochs takes milestones and warm-up along, another crop frees what was published for the old one,
-    unless they are given themselves.
+    Another number of epochs takes milestones, warm-up and the starts of weight perturbation and averaging along, another crop
+    frees what was published for the old one, unless they are given themselves.
 
     Args:
         source: what the sentence of an error begins with: the file's name.
@@ -80,7 +80,7 @@ def with_fields(
     read = with_exactly(base, {**nested, "epochs": base.epochs}, source=source, besides=besides)
     if "epochs" in nested:
         epochs = _value(int, nested["epochs"], f"{start}epochs")
-        read = _with_epochs(read, epochs, nested.get("schedule", {}), start)
+        read = _with_epochs(read, epochs, nested, start)
     named = settings if isinstance(settings, Mapping) else [field.name for field in dataclass_fields(settings)]
     return with_data_of(replace(read, data=base.data), read.data, keep=named)
 
@@ -94,13 +94,16 @@ def with_exactly(
     return cast(Recipe, _settings(Recipe, _nested_fields(given, base.method, start), base, "", place))
 
 
-def _with_epochs(read: Recipe, epochs: int, schedule: Any, source: str) -> Recipe:
-    """`read` for another number of epochs; what `schedule` names of it stays."""
-    named = schedule if isinstance(schedule, Mapping) else [field.name for field in dataclass_fields(schedule)]
+def _with_epochs(read: Recipe, epochs: int, given: Mapping[str, Any], source: str) -> Recipe:
+    """`read` for another number of epochs; what is given of it itself stays."""
+    keep = []
+    for name in IN_EPOCHS:
+        group, field_name = name.split(".")
+        named = given.get(group, {})
+        if not isinstance(named, Mapping) or field_name in named:  # a whole dataclass names all of its fields
+            keep.append(name)
     try:
-        moved = with_epochs(read, epochs).schedule if epochs > 0 else read.schedule
-        kept = {name: getattr(read.schedule, name) for name in ("milestones", "warmup_epochs") if name in named}
-        return replace(read, epochs=epochs, schedule=replace(moved, **kept))
+        return with_epochs(read, epochs, keep=keep) if epochs > 0 else replace(read, epochs=epochs)
     except UserError as error:
         raise UserError(f"{source}{error}") from None
 

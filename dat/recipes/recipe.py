@@ -14,6 +14,7 @@ from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings, optimizer_settings
+from dat_engine.step.weight_settings import AWPSettings, EMASettings, SWASettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +97,9 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerSettings = field(default_factory=SGDSettings)
     schedule: Schedule = field(default_factory=Schedule)
+    awp: AWPSettings = field(default_factory=AWPSettings)
+    ema: EMASettings = field(default_factory=EMASettings)
+    swa: SWASettings = field(default_factory=SWASettings)
     precision: Precision = field(default_factory=Precision)
     engine: EngineSettings = field(default_factory=EngineSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -150,10 +154,26 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     return found
 
 
-def with_epochs(base: Recipe, epochs: int) -> Recipe:
-    """`base` for another number of epochs, the schedule's milestones and warm-up keeping their share of the run."""
-    schedule = base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs)
-    return replace(base, epochs=epochs, schedule=schedule)
+IN_EPOCHS = ("schedule.milestones", "schedule.warmup_epochs", "awp.start", "swa.start")
+"""Fields that keep their share of the run when its number of epochs changes."""
+
+
+def with_epochs(base: Recipe, epochs: int, *, keep: Collection[str] = ()) -> Recipe:
+    """`base` for another number of epochs, what is measured in epochs (`IN_EPOCHS`) keeping its share of the run.
+
+    Args:
+        keep: those of these fields that stay as they are.
+    """
+    groups: dict[str, Any] = {
+        "schedule": base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs),
+        "awp": replace(base.awp, start=base.awp.start * epochs / base.epochs),
+        "swa": base.swa if base.swa.start is None else replace(base.swa, start=base.swa.start * epochs / base.epochs),
+    }
+    for name in keep:
+        group, field_name = name.split(".")
+        own: dict[str, Any] = {field_name: getattr(getattr(base, group), field_name)}
+        groups[group] = replace(groups[group], **own)
+    return replace(base, epochs=epochs, **groups)
 
 
 def with_optimizer_kinds(base: Recipe, kinds: Mapping[str, str]) -> Recipe:
