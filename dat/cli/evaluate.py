@@ -12,6 +12,7 @@ from dat.training.trained import load_trained
 from dat_engine.data import needs_files
 from dat_engine.errors import UserError
 from dat_engine.run.display import open_display
+from dat_engine.step.evaluated import RAW
 
 
 def evaluate_trained(flags: EvaluateFlags) -> int:
@@ -24,7 +25,7 @@ def evaluate_trained(flags: EvaluateFlags) -> int:
     if flags.save_predictions is not None:
         check_writable(flags.save_predictions)
     device = choose_device(flags.device)
-    trained = load_trained(flags.source, device)
+    trained = load_trained(flags.source, device, flags.weights)
     epsilon = trained.recipe.epsilon if flags.epsilon is None else flags.epsilon
     data_root = flags.data_root or trained.data_root or DEFAULT_DATA_ROOT
     if needs_files(trained.recipe.data.name):
@@ -47,7 +48,8 @@ def evaluate_trained(flags: EvaluateFlags) -> int:
                 f"evaluating {TITLES[attack]}: {done} of {len(data)} images"
             ),
         )
-        title = f"{trained.recipe.name} {trained.recipe.method}, {result.images} test images, epsilon {epsilon:.4g}"
+        average = "" if trained.weights == RAW else f" ({trained.weights} weights)"
+        title = f"{trained.recipe.name} {trained.recipe.method}{average}, {result.images} test images, epsilon {epsilon:.4g}"
         display.summary(result.titled(), title=title)
     if flags.save_predictions is not None:
         result.predictions.save(flags.save_predictions)
@@ -60,6 +62,7 @@ def evaluate_trained(flags: EvaluateFlags) -> int:
             json.dumps(
                 {
                     "checkpoint": str(trained.path),
+                    "evaluated": trained.weights,
                     "recipe": trained.recipe.name,
                     "method": trained.recipe.method,
                     "epsilon": epsilon,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -33,6 +33,8 @@ class EvaluateFlags:
     """Folder that holds the data set; None: the one that the run was trained with."""
     device: str | None = None
     """cpu, cuda or cuda:N; None: the GPU where there is one."""
+    weights: Literal["raw", "ema", "swa"] | None = None
+    """The trained weights or an average of them; None: those that the run evaluates (swa, else ema, else raw)."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON instead of a table."""
     save_predictions: Path | None = None

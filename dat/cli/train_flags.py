@@ -12,7 +12,7 @@ import tyro
 
 from dat.cli.flags import HELP, parse_flags, take_flag
 from dat.methods import METHODS
-from dat.recipes import RECIPES, Recipe, recipe, with_data_of, with_epochs, with_optimizer_kinds
+from dat.recipes import RECIPES, Recipe, epoch_fields, recipe, with_data_of, with_epochs, with_optimizer_kinds
 from dat.recipes.reading import read_recipe_file, recipe_from_dict
 from dat.training.options import (
     DEFAULT_DATA_ROOT,
@@ -38,7 +38,7 @@ methods: {{methods}}
 common flags:
   --data-root DIR        folder that holds the data set, or will after a download (default: data)
   --run-dir DIR          where the run goes (default: runs/RECIPE-METHOD)
-  --epochs N             length; milestones of the schedule keep their share of it
+  --epochs N             length; milestones of the schedule, and starts in epochs, keep their share of it
   --batch-size N         images per step and process
   --epsilon 8/255        radius of the threat model
   --model.width N        channels of the first stage
@@ -178,8 +178,7 @@ def optimizer_kinds(words: Sequence[str], recipe: Recipe) -> dict[str, str]:
 
 def _for_the_epochs(chosen: Recipe, default: Recipe, words: Sequence[str]) -> Recipe:
     """What follows from another number of epochs than the recipe's; what the words name stays as it is."""
-    flags = {f"schedule.{name}": f"--schedule.{name}" for name in ("milestones", "warmup_epochs")}
-    flags |= {f"settings.{name}": f"--{chosen.method}.{name}" for name in METHODS[chosen.method].epoch_settings}
+    flags = {name: f"--{name}".replace("--settings.", f"--{chosen.method}.") for name in epoch_fields(chosen.method)}
     keep = [name for name, flag in flags.items() if _given(words, flag.replace("_", "-"))]
     return with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs, keep=keep)
 

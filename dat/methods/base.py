@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,11 +47,11 @@ class MethodEntry:
     epoch_settings: tuple[str, ...] = ()
     """Settings that are counted in epochs, for `epochs` of them: a run of another length rescales them."""
 
-    def rescaled(self, settings: Any, *, from_epochs: int, to_epochs: int, keep: Collection[str] = ()) -> Any:
-        """The settings for another number of epochs: what is counted in epochs keeps its share of the run, but for `keep`."""
+    def rescaled(self, settings: Any, *, from_epochs: int, to_epochs: int) -> Any:
+        """The settings for another number of epochs: what is counted in epochs keeps its share of the run."""
         if from_epochs == to_epochs:
             return settings
-        values = {name: getattr(settings, name) for name in self.epoch_settings if name not in keep}
+        values = {name: getattr(settings, name) for name in self.epoch_settings}
         return replace(settings, **{name: value * to_epochs / from_epochs for name, value in values.items()})
 
     def check_epochs(self, name: str, settings: Any, epochs: int) -> None:

@@ -4,12 +4,16 @@ from dat.methods import method_entry
 from dat.recipes import cifar, digits, imagenet, tinyimagenet
 from dat.recipes.families import CreateRecipe
 from dat.recipes.recipe import (
+    AWPSettings,
     DataSettings,
+    EMASettings,
     EngineSettings,
     EvaluationSettings,
     ModelSettings,
     Recipe,
+    SWASettings,
     differences,
+    epoch_fields,
     with_data_of,
     with_epochs,
     with_optimizer_kinds,
@@ -18,12 +22,16 @@ from dat_engine.errors import unknown_name
 
 __all__ = [
     "RECIPES",
+    "AWPSettings",
     "DataSettings",
+    "EMASettings",
     "EngineSettings",
     "EvaluationSettings",
     "ModelSettings",
     "Recipe",
+    "SWASettings",
     "differences",
+    "epoch_fields",
     "recipe",
     "with_data_of",
     "with_epochs",

@@ -69,8 +69,8 @@ def with_fields(
 
     Fields of a group are ``{"model": {"width": 16}}`` or ``{"model.width": 16}``, or the group's whole dataclass; the
     method's settings are the group ``settings``, or one of the method's own name (``{"dat.beta": 6}``, as its flags are).
-    Another number of epochs takes along what is counted in epochs (milestones, warm-up, a method's start), another crop
-    frees what was published for the old one, unless they are given themselves.
+    Another number of epochs takes along what is counted in epochs (milestones, the starts of averaging and of a method),
+    another crop frees what was published for the old one, unless they are given themselves.
 
     Args:
         source: what the sentence of an error begins with: the file's name.
@@ -86,7 +86,7 @@ def with_fields(
     read = with_exactly(base, {**nested, "epochs": base.epochs}, source=source, besides=besides)
     if "epochs" in nested:
         epochs = _value(int, nested["epochs"], f"{start}epochs")
-        asked = [f"schedule.{name}" for name in _named(nested.get("schedule", {}))]
+        asked = [f"{group}.{name}" for group in ("schedule", "awp", "swa") for name in _named(nested.get(group, {}))]
         asked += [f"settings.{name}" for name in (*_named(settings), *settled)]
         try:
             read = with_epochs(read, epochs, keep=asked) if epochs > 0 else replace(read, epochs=epochs)

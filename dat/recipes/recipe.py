@@ -15,6 +15,7 @@ from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings, optimizer_settings
+from dat_engine.step.weight_settings import AWPSettings, EMASettings, SWASettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +98,9 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerSettings = field(default_factory=SGDSettings)
     schedule: Schedule = field(default_factory=Schedule)
+    awp: AWPSettings = field(default_factory=AWPSettings)
+    ema: EMASettings = field(default_factory=EMASettings)
+    swa: SWASettings = field(default_factory=SWASettings)
     precision: Precision = field(default_factory=Precision)
     engine: EngineSettings = field(default_factory=EngineSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -151,23 +155,30 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     return found
 
 
+def epoch_fields(method: str) -> tuple[str, ...]:
+    """Dotted names of the fields that are counted in epochs, and keep their share of a run whose number of epochs changes."""
+    own = (f"settings.{name}" for name in METHODS[method].epoch_settings)
+    return ("schedule.milestones", "schedule.warmup_epochs", "awp.start", "swa.start", *own)
+
+
 def with_epochs(base: Recipe, epochs: int, *, keep: Collection[str] = ()) -> Recipe:
-    """`base` for another number of epochs: what is counted in epochs keeps its share of the run.
+    """`base` for another number of epochs, what is counted in epochs (`epoch_fields`) keeping its share of the run.
 
     Args:
-        keep: dotted names of what was asked for itself and stays: "schedule.milestones", "settings.start".
+        keep: dotted names of what was asked for itself and stays.
     """
-    schedule = base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs)
-    kept = {
-        name: getattr(base.schedule, name) for name in ("milestones", "warmup_epochs") if f"schedule.{name}" in keep
+    share = epochs / base.epochs
+    groups: dict[str, Any] = {
+        "schedule": base.schedule.rescaled(from_epochs=base.epochs, to_epochs=epochs),
+        "awp": replace(base.awp, start=base.awp.start * share),
+        "swa": base.swa if base.swa.start is None else replace(base.swa, start=base.swa.start * share),
+        "settings": METHODS[base.method].rescaled(base.settings, from_epochs=base.epochs, to_epochs=epochs),
     }
-    settings = METHODS[base.method].rescaled(
-        base.settings,
-        from_epochs=base.epochs,
-        to_epochs=epochs,
-        keep=[name.removeprefix("settings.") for name in keep if name.startswith("settings.")],
-    )
-    return replace(base, epochs=epochs, schedule=replace(schedule, **kept), settings=settings)
+    for name in set(keep).intersection(epoch_fields(base.method)):
+        group, field_name = name.split(".")
+        own: dict[str, Any] = {field_name: getattr(getattr(base, group), field_name)}
+        groups[group] = replace(groups[group], **own)
+    return replace(base, epochs=epochs, **groups)
 
 
 def with_values(base: Recipe, values: Mapping[str, Any]) -> Recipe:

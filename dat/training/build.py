@@ -38,9 +38,11 @@ from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
 from dat_engine.model.branches import has_batchnorm
 from dat_engine.model.synchronised import synchronise_batchnorm
+from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.method import Method
 from dat_engine.step.training_step import TrainingStep
+from dat_engine.step.weight_settings import AWPSettings, check_starts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,7 @@ def check_without_data(recipe: Recipe, data_root: Path, device: torch.device) ->
             "learning rate would never be reached; make the warm-up shorter than the run"
         )
     METHODS[recipe.method].check_epochs(recipe.method, recipe.settings, recipe.epochs)
+    check_starts(recipe.awp, recipe.swa, epochs=recipe.epochs)
     if recipe.data.loader == "dali" and not dali_installed():
         raise UserError(
             "--data.loader dali needs NVIDIA DALI; install it with: pip install 'dat-engine[dali]' (Linux), or choose "
@@ -259,11 +262,19 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
         method,
         optimizer=recipe.optimizer,
         precision=recipe.precision.on(device),
+        weight_perturbation=weight_perturbation(recipe.awp),
+        ema=recipe.ema,
+        swa=recipe.swa,
         branching=branching,
         compiled=execution(recipe, device, processes) != "eager",
         processes=processes,
         seed=recipe.seed,
     )
+
+
+def weight_perturbation(settings: AWPSettings) -> AdversarialWeightPerturbation | None:
+    """What `settings` ask for; None where they leave the weights where they are."""
+    return None if settings.gamma is None else AdversarialWeightPerturbation(settings.gamma, settings.start)
 
 
 def _say_what_sharing_costs(recipe: Recipe, model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from dat_engine.run.display import Display
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop
 from dat_engine.run.trainer import Ending, Trainer
+from dat_engine.step.evaluated import evaluated_name
 
 
 def evaluate_result(
@@ -31,10 +32,11 @@ def evaluate_result(
         Stopped: `stop` had a reason between two batches.
     """
     processes, model = trainer.processes, trainer.step.evaluated_model
-    best = False
+    best, weights = False, evaluated_name(trainer.step)
     if run.checkpoints.best_path.exists():  # a damaged one is warned of, and the newest is taken
         selected, source = run.checkpoints.load_selected()
-        model.load_state_dict(classifier_state(selected, model, source))
+        weights, found = classifier_state(selected, model, source)
+        model.load_state_dict(found)
         best = source == run.checkpoints.best_path
     started = time.perf_counter()
     result = evaluate(
@@ -56,6 +58,7 @@ def evaluate_result(
             "method": recipe.method,
             "epsilon": recipe.epsilon,
             "checkpoint": "best" if best else "last",
+            "evaluated": weights,
             "ending": ending,
             "training_seconds": trainer.seconds,
             "evaluation_seconds": time.perf_counter() - started,

@@ -15,22 +15,24 @@ from dat.recipes.reading import recipe_from_dict
 from dat.training.build import build_model, choose_device
 from dat.training.options import recorded_data_root
 from dat_engine.data import ImageSource
-from dat_engine.errors import UserError
+from dat_engine.errors import UserError, unknown_name
 from dat_engine.run.checkpoint import CheckpointError, load
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.training_state import first_difference
-from dat_engine.step.evaluated import evaluated_weights
+from dat_engine.step.evaluated import AVERAGES, RAW, evaluated_weights, names_in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """A classifier in eval mode, the recipe it was trained by, its classes, and the file it came from."""
+    """A classifier in eval mode, which of the run's weights it has, its recipe and classes, and the file it came from."""
 
     model: nn.Module
     recipe: Recipe
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     path: Path
+    weights: str
+    """raw, ema or swa."""
     data_root: Path | None = None
     """Where its data lay when it was trained; None where no config.json says."""
 
@@ -44,7 +46,7 @@ def checkpoint_identity(recipe: Recipe, data: ImageSource) -> dict[str, Any]:
     }
 
 
-def load_model(path: str | Path, *, device: str = "cpu") -> nn.Module:
+def load_model(path: str | Path, *, device: str = "cpu", weights: str | None = None) -> nn.Module:
     """A trained classifier in eval mode: images [B, C, H, W] in [0, 1] -> logits [B, K] of the BatchNorm branch ``base``.
 
     Ordinary to whatever attacks or deploys a module (torchattacks, foolbox, ART, AutoAttack): it normalises nothing that its
@@ -54,19 +56,27 @@ def load_model(path: str | Path, *, device: str = "cpu") -> nn.Module:
         path: a run directory, which stands for its best checkpoint, or its newest where none was selected; or a
             checkpoint file.
         device: cpu, cuda or cuda:N.
+        weights: raw (the trained ones), ema or swa (averages of them); None: those that the run evaluates, the mean over epochs
+            where there is one, else the exponential average, else the trained ones.
 
     Raises:
-        UserError: nothing there, damaged, not a checkpoint of dat-engine, or a device that is not there.
+        UserError: nothing there, damaged, not a checkpoint of dat-engine, no weights of that name, or a device that is not
+            there.
     """
-    return load_trained(Path(path), choose_device(device)).model
+    return load_trained(Path(path), choose_device(device), weights).model
 
 
-def load_trained(source: Path, device: torch.device) -> Trained:
+def load_trained(source: Path, device: torch.device, weights: str | None = None) -> Trained:
     """From a run directory (its best checkpoint, or its newest where none was selected) or a checkpoint file.
 
+    Args:
+        weights: as for `load_model`.
+
     Raises:
-        UserError: nothing there, damaged, or not a checkpoint of dat-engine.
+        UserError: nothing there, damaged, not a checkpoint of dat-engine, or no weights of that name.
     """
+    if weights not in (None, *AVERAGES, RAW):
+        raise unknown_name("weights", str(weights), (RAW, *AVERAGES))
     if not source.exists():
         raise UserError(f"{source} is neither a run directory nor a checkpoint: there is no such file")
     if source.is_dir():
@@ -75,25 +85,42 @@ def load_trained(source: Path, device: torch.device) -> Trained:
         path, state = source, load(source, device=device)
     recipe, class_names, image_shape = _identity(state, path)
     model = build_model(recipe, len(class_names), image_shape).to(device)
-    model.load_state_dict(classifier_state(state, model, path))
+    name, found = classifier_state(state, model, path, weights)
+    model.load_state_dict(found)
     return Trained(
         model=model.eval(),
         recipe=recipe,
         class_names=class_names,
         image_shape=image_shape,
         path=path,
+        weights=name,
         data_root=_data_root(source if source.is_dir() else source.resolve().parent.parent),
     )
 
 
-def classifier_state(state: Mapping[str, Any], model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The state dict of `model` in a training state read from `path`.
+def classifier_state(
+    state: Mapping[str, Any], model: nn.Module, path: Path, weights: str | None = None
+) -> tuple[str, dict[str, Tensor]]:
+    """The state dict of `model` in a training state read from `path`, and the name of the weights that it holds.
+
+    Args:
+        weights: as for `load_model`.
 
     Raises:
         CheckpointError: it is another network's, or none; names the first difference.
+        UserError: there are no weights of that name in it.
     """
     training = state.get("training")
-    found = evaluated_weights(training) if isinstance(training, Mapping) and "model" in training else None
+    if not isinstance(training, Mapping) or "model" not in training:
+        raise CheckpointError(f"{path} is not a checkpoint of a training run: it holds no classifier")
+    names = names_in(training)
+    if weights is not None and weights not in names:
+        raise UserError(
+            f"{path} holds no weights called {weights} but {', '.join(names)}; averages are kept by --ema.decay and "
+            "--swa.start, and are complete in the checkpoints of the ends of epochs"
+        )
+    name = weights or names[0]
+    found = evaluated_weights(training, name)
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{path} is not a checkpoint of a training run: it holds no classifier")
     difference = first_difference(found, model.state_dict())
@@ -101,7 +128,7 @@ def classifier_state(state: Mapping[str, Any], model: nn.Module, path: Path) -> 
         raise CheckpointError(
             f"{path} does not hold the classifier that its recipe describes: {difference}; use another checkpoint of that run"
         )
-    return dict(found)
+    return name, dict(found)
 
 
 def _identity(state: Mapping[str, Any], path: Path) -> tuple[Recipe, tuple[str, ...], tuple[int, int, int]]:

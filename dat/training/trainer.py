@@ -19,7 +19,7 @@ from dat.evaluation.images import check_epsilon
 from dat.methods import METHODS
 from dat.methods.named import name_and_settings
 from dat.methods.task import Task
-from dat.training.build import choose_device
+from dat.training.build import choose_device, weight_perturbation
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by
 from dat.training.launch import begin_again
 from dat.training.options import DisplayStyle
@@ -40,6 +40,7 @@ from dat_engine.run.trainer import Trainer as EngineTrainer
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings
 from dat_engine.step.training_step import TrainingStep
+from dat_engine.step.weight_settings import AWPSettings, EMASettings, SWASettings, check_starts
 
 Execution = Literal["auto", "eager", "compiled", "graphed"]
 
@@ -78,6 +79,9 @@ class Trainer:
         epochs: the learning rate follows `schedule` over them; None, of the schedule: one cycle.
         batch_size: of everything but a DataLoader, which has its own.
         optimizer: of the network; DAT's generator has its own in the method's settings.
+        awp: perturbs the weights around their gradient, `dat.recipes.AWPSettings(gamma=0.005)`.
+        ema, swa: averages of the weights, `dat.recipes.EMASettings(decay=0.999)` and `dat.recipes.SWASettings(start=8)`,
+            which are validated in their place (swa before ema), and which the network holds after `fit`.
         precision: a number format by name (auto, bf16, fp16, fp32) or a `dat_engine.model.precision.Precision`.
         augmentation: crop and flip, for uint8 images with class numbers, and of DAT's mixed image; None: none.
         execution: as ``--engine.execution``; auto: one CUDA graph per step on a GPU, eager on a CPU.
@@ -102,6 +106,9 @@ class Trainer:
         validation: OwnData | None = None,
         batch_size: int = 128,
         optimizer: OptimizerSettings | None = None,
+        awp: AWPSettings | None = None,
+        ema: EMASettings | None = None,
+        swa: SWASettings | None = None,
         schedule: Schedule | None = None,
         precision: str | Precision = "auto",
         augmentation: Augmentation | None = None,
@@ -121,6 +128,9 @@ class Trainer:
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"{what} must be a whole number of at least 1; got {value!r}")
         _check_kind("optimizer", optimizer, OptimizerSettings, "dat_engine.step.optimizer_settings.SGDSettings(...)")
+        _check_kind("awp", awp, AWPSettings, "dat.recipes.AWPSettings(gamma=0.005)")
+        _check_kind("ema", ema, EMASettings, "dat.recipes.EMASettings(decay=0.999)")
+        _check_kind("swa", swa, SWASettings, "dat.recipes.SWASettings(start=8)")
         _check_kind("schedule", schedule, Schedule, 'dat_engine.run.schedule.Schedule(kind="cosine")')
         if progress not in get_args(DisplayStyle):
             raise UserError(f"progress must be one of {', '.join(get_args(DisplayStyle))}; got {progress!r}")
@@ -136,6 +146,8 @@ class Trainer:
         self._seed = seed
         self._time_limit = None if time_limit is None else parse_duration(_duration_text(time_limit))
         self._optimizer = optimizer or SGDSettings()
+        self._awp, self._ema, self._swa = awp or AWPSettings(), ema or EMASettings(), swa or SWASettings()
+        check_starts(self._awp, self._swa, epochs=epochs)
         self._select_by = entry.select_by
         target = choose_device(device)
         if execution == "graphed" and target.type != "cuda":
@@ -196,7 +208,7 @@ class Trainer:
         self._loses = entry.without_branches if shares else None
 
     def fit(self, *, resume: bool = False) -> Fit:
-        """Train to the end of the epochs; the network then holds the weights of the best epoch, in eval mode.
+        """Train to the end of the epochs; the network then holds the best epoch's weights (or their average), in eval mode.
 
         In the main thread Ctrl+C and SIGTERM let the step finish and save; ``fit(resume=True)`` goes on from there, as it
         does in a new process from a `run_dir` (with the same network, data and settings).
@@ -250,7 +262,9 @@ class Trainer:
                 say_stopped(display, ending, f"after {trainer.seconds:.0f} s of training; saved in {path}", resume_by)
             elif run.checkpoints.best_path.exists():
                 selected, source = run.checkpoints.load_selected()
-                step.evaluated_model.load_state_dict(classifier_state(selected, step.evaluated_model, source))
+                self.model.load_state_dict(classifier_state(selected, self.model, source)[1])
+            else:
+                self.model.load_state_dict(step.evaluated_model.state_dict())
             self.model.eval()
             rows = epoch_rows(path)
         chosen: dict[str, Any] = next((row for row in reversed(rows) if row["best"]), {})
@@ -265,6 +279,9 @@ class Trainer:
             self._method,
             optimizer=self._optimizer,
             precision=self._precision.on(self._device),
+            weight_perturbation=weight_perturbation(self._awp),
+            ema=self._ema,
+            swa=self._swa,
             branching="grouped" if self._device.type == "cuda" else "folded",
             compiled=self._execution != "eager",
             seed=self._seed,
@@ -283,6 +300,9 @@ class Trainer:
             "batch_size": self.loader.batch_size,
             "steps_per_epoch": self.loader.steps_per_epoch,
             "optimizer": asdict(self._optimizer),
+            "awp": asdict(self._awp),
+            "ema": asdict(self._ema),
+            "swa": asdict(self._swa),
             "schedule": asdict(self._plan.schedule),
             "precision": self._precision.name,
             "seed": self._seed,

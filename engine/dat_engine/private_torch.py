@@ -17,10 +17,13 @@ __all__ = [
     "add_all_",
     "add_numbers_",
     "copy_all_",
+    "differences",
     "end_allocation_to_pool",
     "multiply_all_",
     "negate_all_",
+    "norms",
     "products",
+    "quotients",
     "release_pool",
     "rsqrt_all_",
     "scale_all_",
@@ -54,6 +57,21 @@ def products(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tenso
     return list(torch._foreach_mul(list(tensors), list(factors)))
 
 
+def differences(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """tensors[i] - others[i], new tensors. Seen on 2.15. Public: a loop of subtractions."""
+    return list(torch._foreach_sub(list(tensors), list(others)))
+
+
+def quotients(tensors: Sequence[Tensor], divisors: Sequence[Tensor]) -> list[Tensor]:
+    """tensors[i] / divisors[i], new tensors. Seen on 2.15. Public: a loop of divisions."""
+    return list(torch._foreach_div(list(tensors), list(divisors)))
+
+
+def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Euclidean norm of each tensor, scalars. Seen on 2.15. Public: `torch.linalg.vector_norm` in a loop."""
+    return list(torch._foreach_norm(list(tensors)))
+
+
 def add_all_(tensors: Sequence[Tensor], others: Sequence[Tensor], *, alpha: float = 1.0) -> None:
     """tensors[i] += alpha * others[i]. Seen on 2.15. Public: `Tensor.add_` in a loop."""
     torch._foreach_add_(list(tensors), list(others), alpha=alpha)
@@ -64,8 +82,8 @@ def add_numbers_(tensors: Sequence[Tensor], numbers: Sequence[float]) -> None:
     torch._foreach_add_(list(tensors), list(numbers))
 
 
-def scale_all_(tensors: Sequence[Tensor], factor: float) -> None:
-    """tensors[i] *= factor. Seen on 2.15. Public: `Tensor.mul_` in a loop."""
+def scale_all_(tensors: Sequence[Tensor], factor: float | Tensor) -> None:
+    """tensors[i] *= factor, a number or a scalar on their device. Seen on 2.15. Public: `Tensor.mul_` in a loop."""
     torch._foreach_mul_(list(tensors), factor)
 
 

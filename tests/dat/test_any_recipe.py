@@ -39,6 +39,7 @@ def valid(draw) -> list[str]:
     words += ["--engine.branching", draw(st.sampled_from(["auto", "folded", "grouped"]))]
     words += ["--epsilon", str(draw(st.sampled_from([1 / 255, 0.1, 1.0]))), "--seed", str(draw(st.integers(0, 2**62)))]
     words += ["--schedule.kind", draw(st.sampled_from(["step", "cosine", "one-cycle"]))]
+    words += draw(st.sampled_from([[], ["--ema.decay", "0.9"], ["--swa.start", "0", "--awp.gamma", "0.01"]]))
     if method != "plain":
         words += [f"--{method}.steps", str(draw(st.integers(1, 2)))]
     if method == "dat" and draw(st.booleans()):
@@ -74,6 +75,9 @@ INVALID = [
     ["--time-limit", "soon"],
     ["--evaluation.attacks", "natural,bogus"],
     ["--schedule.warmup-epochs", "1"],
+    ["--swa.start", "1"],
+    ["--awp.start", "0.5", "--awp.gamma", "None"],
+    ["--ema.decay", "1"],
 ]
 
 

@@ -98,7 +98,18 @@ def test_many_tensors_at_once():
         [-4.0, -10.0],
         [-144.0],
     ]
-    assert changed[0].tolist() == [-4.0, -2.5], "sums and products are new tensors"
+    assert [value.tolist() for value in private_torch.differences(changed, tensors(first, second))] == [
+        [-5.0, -6.5],
+        [-25.0],
+    ]
+    assert [value.tolist() for value in private_torch.quotients(changed, tensors([2.0, 0.5], [3.0]))] == [
+        [-2.0, -5.0],
+        [-3.0],
+    ]
+    assert changed[0].tolist() == [-4.0, -2.5], "sums, products, differences and quotients are new tensors"
+    assert [value.tolist() for value in private_torch.norms(tensors([[3.0], [4.0]], [-2.0]))] == [5.0, 2.0]
+    private_torch.scale_all_(changed, torch.tensor(2.0))
+    assert [value.tolist() for value in changed] == [[-8.0, -5.0], [-18.0]]
     roots = tensors(first, second)
     private_torch.rsqrt_all_(roots)
     torch.testing.assert_close(roots, tensors([1.0, 0.5], [0.25]))

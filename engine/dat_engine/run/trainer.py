@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dat_engine.data import Batch, Loader, prefetched
 from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import RunFailedError, UserError
+from dat_engine.run.averaging import Averaging
 from dat_engine.run.checkpoint import CheckpointError
 from dat_engine.run.checkpoint_writer import CheckpointWriter
 from dat_engine.run.display import Display, EpochRow
@@ -23,6 +24,7 @@ from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop, Stopped
 from dat_engine.run.training_state import STATE_VERSION, check_state_version, check_training_state
 from dat_engine.run.unequal import first_unequal
+from dat_engine.step.evaluated import evaluated_name
 from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.means import StepMeans
 from dat_engine.step.training_step import TrainingStep
@@ -105,6 +107,7 @@ class Trainer:
         self._recent_means = StepMeans()
         self._epoch_started = time.perf_counter()
         self._writer = CheckpointWriter(run.checkpoints, plan.checkpoints)
+        self._averaging = Averaging(step, processes, lambda: self._batches(0))
 
     def resume(self) -> None:
         """Take up the newest readable checkpoint of the run directory, of as many processes as it may have been.
@@ -183,6 +186,9 @@ class Trainer:
             ending = self._train_epoch(stop) or self._finish_epoch()
             if ending is not None:
                 self.step.guard.raise_if_diverged(step=position.step)
+                if ending == "step limit":  # what is evaluated now; a run that is resumed has no need of it
+                    epoch = position.epoch + position.step_in_epoch / self.loader.steps_per_epoch
+                    self._averaging.make_ready(epoch=epoch, epochs=self.plan.epochs)
                 self._save()
                 # after the snapshot: who resumes with a higher limit fills the window up and logs it whole
                 if ending == "step limit" and self._recent_means.sums:
@@ -228,7 +234,7 @@ class Trainer:
                 return ending
         return None
 
-    def _batches(self, first: int) -> Iterator[Batch]:
+    def _batches(self, first: int) -> Generator[Batch, None, None]:
         """The epoch's batches from step `first` on. Where a process has none to give, none begins the step.
 
         Raises:
@@ -317,6 +323,7 @@ class Trainer:
         means = self._epoch_means.means(self.processes)
         own_statistics = self.step.guard.statistics.clone()
         self._share_statistics()
+        self._averaging.end_epoch(epochs_done=position.epoch + 1, epochs=self.plan.epochs)
         self.display.activity("validating")
         try:
             validation = dict(self.validate(self.step.evaluated_model)) if self.validate is not None else {}
@@ -339,6 +346,7 @@ class Trainer:
             "lr": float(self.step.optimizer.param_groups[0]["lr"]),
             "seconds": position.seconds,
             "best": improved,
+            "evaluated": evaluated_name(self.step),
             "damaged_files": len(self.loader.damaged_files),
         }
         self._write(row)

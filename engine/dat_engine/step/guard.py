@@ -136,6 +136,16 @@ class Guard:
         yield
         self._statistics.put_back(before)
 
+    @contextmanager
+    def keeping_all_statistics(self) -> Iterator[None]:
+        """The running statistics of all networks are after the block what they were before it; for use between steps."""
+        before = [statistics.copy() for statistics in self._all_statistics]
+        try:
+            yield
+        finally:
+            for statistics, saved in zip(self._all_statistics, before, strict=True):
+                statistics.put_back(saved)
+
     @property
     def _diverged(self) -> Tensor:
         """Whether the limit has been reached: bool scalar on the device; once true it stays so."""

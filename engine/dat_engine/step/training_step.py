@@ -23,6 +23,7 @@ from dat_engine.model.branches import branch_layout, normalise_at_once, uncounte
 from dat_engine.model.precision import Precision
 from dat_engine.model.strided_convolutions import keep_out_of_channels_last
 from dat_engine.profile.ranges import named_range
+from dat_engine.step.averages import Averages
 from dat_engine.step.evaluated import evaluated_model
 from dat_engine.step.first_batch import check_first_batch
 from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
@@ -32,6 +33,7 @@ from dat_engine.step.optimizers import OptimizerSettings, set_learning_rate, why
 from dat_engine.step.players import Seat, check_gradients, check_objectives, moved_tensors, take_seats
 from dat_engine.step.progress import TrainingProgress
 from dat_engine.step.updates import RULES, Outcome, WeightPerturbation
+from dat_engine.step.weight_settings import EMASettings, SWASettings
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -46,6 +48,7 @@ class TrainingStep:
         optimizer: of every player that brings no settings of its own.
         update: how players beside the classifier get their gradients; None: the method's own way.
         weight_perturbation: moves the classifier's weights around its gradient, whatever the method; None: the method's own.
+        ema, swa: which averages of the classifier's weights are kept beside them.
         branching: how the attack model runs groups of several branches, see `dat_engine.attack.attack_model.AttackModel`.
         compiled: run attack model, joint forward and losses through torch.compile; shapes are static.
         processes: with more than one, all players train under DistributedDataParallel; the attack exchanges nothing.
@@ -65,6 +68,8 @@ class TrainingStep:
         precision: Precision | None = None,
         update: UpdateMode | None = None,
         weight_perturbation: WeightPerturbation | None = None,
+        ema: EMASettings | None = None,
+        swa: SWASettings | None = None,
         branching: Branching = "folded",
         compiled: bool = False,
         processes: Processes = ONE_PROCESS,
@@ -91,6 +96,12 @@ class TrainingStep:
         self.own_seats = tuple(seat for seat in seats if seat.player.network in parts)
         self.other_seats = tuple(seat for seat in seats if seat.player.network not in parts)
         self._beside_model = [player for player in self.players if player.network not in parts]
+        self.averages = Averages(model, ema, swa)
+        if not self.own_seats and (self._weight_perturbation is not None or self.averages.by_name):
+            raise UserError(
+                "the whole classifier is frozen, so there are no weights to perturb or to average; leave awp.gamma, ema.decay "
+                "and swa.start out"
+            )
         # before attack model and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
         self.guard = Guard(
             model,
@@ -100,16 +111,8 @@ class TrainingStep:
             limit=max_nonfinite_steps,
             undone=moved_tensors(seats) if self.update == "alternating" and self.other_seats else (),
         )
-        self.attack_model: AttackModel | None = None
-        if method.attack_layouts:
-            self.attack_model = AttackModel(
-                model,
-                method.attack_layouts,
-                dtype=self.precision.dtype,
-                memory_format=self.precision.memory_format,
-                branching=branching,
-                compiled=compiled,
-            )
+        self._branching = branching
+        self.attack_model = self.attack_model_of(model, compiled=compiled)
         self._forward: Forward = model
         if self._many:
             self._forward = processes.distribute(model)
@@ -128,6 +131,7 @@ class TrainingStep:
             normalise_at_once(model)
         self._has_seen_a_batch = False
         self._steps_done = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
@@ -151,6 +155,7 @@ class TrainingStep:
             )
         outcome = RULES[self.update](self, examples, batch)
         self.guard.end_step()
+        self.averages.follow(self.guard.skipped)
         self._steps_done.add_(1)
         predictions = outcome.logits[self.method.adversarial_group].detach().argmax(dim=1)
         metrics = {name: term.detach() for name, term in outcome.terms.items()}
@@ -170,6 +175,19 @@ class TrainingStep:
                 batch, self.model, extra_views=needs.extra_views, takes_soft_labels=needs.takes_soft_labels
             )
             self._has_seen_a_batch = True
+
+    def attack_model_of(self, model: nn.Module, *, compiled: bool = False) -> AttackModel | None:
+        """The classifier, or an average of it, as the method's attack asks for it; None where nothing is attacked."""
+        if not self.method.attack_layouts:
+            return None
+        return AttackModel(
+            model,
+            self.method.attack_layouts,
+            dtype=self.precision.dtype,
+            memory_format=self.precision.memory_format,
+            branching=self._branching,
+            compiled=compiled,
+        )
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -291,7 +309,8 @@ class TrainingStep:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, apart from the data."""
+        """Everything that the next step depends on, apart from the data, and what is kept beside it."""
+        averages = self.averages.state_dict()
         return {
             "model": self.model.state_dict(),
             "players": {player.name: player.network.state_dict() for player in self._beside_model},
@@ -299,6 +318,7 @@ class TrainingStep:
             "generator": self.generator.get_state(),
             "guard": self.guard.state_dict(),
             "steps_done": self._steps_done.clone(),
+            **({"averages": averages} if averages else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -311,6 +331,7 @@ class TrainingStep:
         self.set_generator_state(state["generator"])
         self.guard.load_state_dict(state["guard"])
         self._steps_done.copy_(state["steps_done"])
+        self.averages.load_state_dict(state.get("averages", {}))
 
     def set_generator_state(self, state: Tensor) -> bool:
         """Go on with a saved random state; False, and nothing changed, where it is one of another kind of device."""

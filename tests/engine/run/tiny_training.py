@@ -50,13 +50,14 @@ def trainer(
     identity: dict | None = None,
     validate=None,
     bad_from: int | None = None,
+    step: dict | None = None,
     **plan,
 ) -> Trainer:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, 4)
     )
-    step = TrainingStep(model, Noisy(bad_from), optimizer=SGDSettings(learning_rate=0.05), seed=1)
+    training = TrainingStep(model, Noisy(bad_from), optimizer=SGDSettings(learning_rate=0.05), seed=1, **(step or {}))
     generator = torch.Generator().manual_seed(0)
     images = ImageArrays(
         images=torch.randint(0, 256, (8 * STEPS_PER_EPOCH, 3, 8, 8), generator=generator, dtype=torch.uint8),
@@ -72,7 +73,7 @@ def trainer(
         log_every=log_every,
         **plan,
     )
-    return Trainer(step, loader, planned, run, Display(), identity=identity or {"recipe": "x"}, validate=validate)
+    return Trainer(training, loader, planned, run, Display(), identity=identity or {"recipe": "x"}, validate=validate)
 
 
 class StopAfter(Stop):

@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 
 from dat_engine.distributed import end_process, join
+from dat_engine.run.averaging import Averaging
+from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
-from tests.engine.step.prototypes import AWP, LASAT, AToP, batch, classifier, purified_classifier
+from dat_engine.step.weight_settings import EMASettings
+from tests.engine.step.prototypes import LASAT, AToP, batch, classifier, purified_classifier
 
 
 def main(folder: str) -> None:
@@ -24,12 +27,16 @@ def main(folder: str) -> None:
             model,
             method,
             optimizer=SGDSettings(learning_rate=0.05),
-            weight_perturbation=AWP(gamma=0.02),
+            weight_perturbation=AdversarialWeightPerturbation(0.02),
+            ema=EMASettings(decay=0.5, bn_batches=2),
             processes=processes,
         )
         skipped = [float(step(batch(10 * index + processes.rank))["skipped"]) for index in range(3)]
         assert skipped == [0.0, 0.0, 0.0]
+        averaging = Averaging(step, processes, lambda: (batch(10 * index + processes.rank) for index in range(3)))
+        averaging.end_epoch(epochs_done=1, epochs=2)
         found[name] = {"first": first, "model": model.state_dict(), "parameters": dict(model.named_parameters())}
+        found[name]["average"] = step.averages.by_name["ema"].network.state_dict()
         if name == "las-at":
             found[name]["policy"] = method.policy.state_dict()
     torch.save(found, Path(folder) / f"{processes.rank}.pt")

@@ -1,12 +1,10 @@
-"""Small forms of five published methods, each as its author would write it for this engine: what the extension points carry.
+"""Small forms of four published methods, each as its author would write it for this engine: what the extension points carry.
 
 They keep the structure of the originals (losses, views, players, schedules) and leave out their tuning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -22,7 +20,6 @@ from dat_engine.step.method import Examples, JointPass, Method, Noise
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.players import Player
 from dat_engine.step.progress import TrainingProgress
-from dat_engine.step.updates import Passes
 
 SHAPE, CLASSES, EPSILON = (1, 8, 8), 4, 0.1
 
@@ -223,30 +220,3 @@ def purified_classifier() -> nn.Sequential:
     optimizer.zero_grad()
     torch.manual_seed(3)
     return nn.Sequential(Purifier(), trained)
-
-
-class AWP:
-    """Wu et al., NeurIPS 2020: every weight tensor moves along the loss's gradient by `gamma` of its own norm."""
-
-    def __init__(self, gamma: float, *, warmup_epochs: float = 0.0) -> None:
-        self.gamma = gamma
-        self.warmup_epochs = warmup_epochs
-
-    @contextmanager
-    def around(self, passes: Passes, examples: Examples, batch: Batch) -> Iterator[None]:
-        weights = [weight for seat in passes.own_seats for weight in seat.parameters if weight.ndim > 1]
-        before = [weight.detach().clone() for weight in weights]
-        with passes.keeping_statistics():
-            outcome = passes.joint_pass(examples.detached(), batch)
-            passes.backward(outcome.terms, passes.own_seats)
-        with torch.no_grad():
-            gamma = self.gamma * (passes.progress.epoch >= self.warmup_epochs)
-            for weight, own in zip(weights, before, strict=True):
-                assert weight.grad is not None
-                weight.add_(gamma * own.norm() / weight.grad.norm().clamp_min(1e-12) * weight.grad)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for weight, own in zip(weights, before, strict=True):
-                    weight.copy_(own)

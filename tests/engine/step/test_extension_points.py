@@ -15,13 +15,14 @@ from dat_engine.attack.pgd import AttackSettings, draw_start, image_gradient
 from dat_engine.data import DataError
 from dat_engine.errors import UserError
 from dat_engine.model.as_found import in_eval_mode
+from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.method import Examples
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.players import Player
 from dat_engine.step.training_step import TrainingStep
+from dat_engine.step.weight_settings import EMASettings
 from tests.engine.step.prototypes import (
-    AWP,
     CLASSES,
     DAJAT,
     EPSILON,
@@ -271,12 +272,13 @@ def test_a_frozen_player_beside_the_model_stays_as_it_is_and_is_saved():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dajat", "atop"])
 def test_compiled_follows_eager_and_is_compiled_once(method):
-    """With a ramp, extra views and perturbed weights; with a frozen part, which stays in eval mode."""
+    """With a ramp, extra views, perturbed and averaged weights; with a frozen part, which stays in eval mode."""
 
     def make(**options):
         if method == "atop":
             return training_step(AToP(), purified_classifier(), **options)
-        return training_step(DAJAT(), classifier("base", "aug"), weight_perturbation=AWP(gamma=0.02), **options)
+        options |= {"weight_perturbation": AdversarialWeightPerturbation(0.02), "ema": EMASettings(decay=0.8)}
+        return training_step(DAJAT(), classifier("base", "aug"), **options)
 
     counters.clear()
     eager, compiled = make(), make(compiled=True)
@@ -290,6 +292,9 @@ def test_compiled_follows_eager_and_is_compiled_once(method):
         for name, value in expected.items():
             assert float(found[name]) == pytest.approx(float(value), rel=1e-4), name
     assert len(set(graphs)) == 1 and not counters["graph_break"]
+    for name, average in eager.averages.by_name.items():
+        pairs = zip(average.network.parameters(), compiled.averages.by_name[name].network.parameters(), strict=True)
+        assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-5) for one, other in pairs)
     if method == "atop":
         assert not any(module.training for module in compiled.model[1].modules())
 

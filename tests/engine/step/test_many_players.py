@@ -1,4 +1,4 @@
-"""Methods of several networks and perturbed weights in two gloo processes: all of them end with the same weights."""
+"""Methods of several networks and perturbed and averaged weights in two gloo processes: all of them end with the same."""
 
 import subprocess
 from pathlib import Path
@@ -20,6 +20,8 @@ def test_players_perturbation_and_a_frozen_part_in_two_processes(tmp_path):
     for method in ("las-at", "atop"):
         for name, weight in one[method]["parameters"].items():  # statistics are each process's own
             assert torch.equal(weight, other[method]["parameters"][name]), (method, name)
+        for name, value in one[method]["average"].items():  # those of an average are everybody's
+            assert torch.equal(value, other[method]["average"][name]), (method, name)
     for name, weight in one["las-at"]["policy"].items():
         assert torch.equal(weight, other["las-at"]["policy"][name]), name
     moved = {name for name, value in one["atop"]["model"].items() if not torch.equal(value, one["atop"]["first"][name])}
