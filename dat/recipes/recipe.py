@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from dat.methods import METHODS
-from dat_engine.data_kinds import LoaderKind, OnDamaged
+from dat_engine.data_kinds import AugmentationName, LoaderKind, OnDamaged
 from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
@@ -41,6 +41,9 @@ class DataSettings:
     """Zeros around the image before a padded crop."""
     flip: bool = True
     """Random horizontal flips."""
+    augmentation: AugmentationName = "standard"
+    """standard: crop and flip; none: neither; cutout, cutmix, autoaugment: that after crop and flip; idbh: flip, CropShift in
+    place of the padded crop, ColorShape, random erasing."""
     validation: int = 1000
     """Training images held out for choosing the best checkpoint; 0 keeps the last one instead."""
 
@@ -214,17 +217,21 @@ def with_optimizer_kinds(base: Recipe, kinds: Mapping[str, str]) -> Recipe:
 
 
 def with_data_of(base: Recipe, data: DataSettings, *, keep: Collection[str] = ()) -> Recipe:
-    """`base` with other settings of its data; where they crop in another way, what was published for the old crop goes.
+    """`base` with other settings of its data; where they crop in another way or not, what was published for the old crop goes.
 
     Args:
         keep: the method's settings that were asked for themselves.
     """
     changed = replace(base, data=data)
-    if (data.crop, data.padding) == (base.data.crop, base.data.padding):
+    if _crop(data) == _crop(base.data):
         return changed
     entry = METHODS[base.method]
     freed = {name: getattr(entry.settings, name) for name in entry.with_published_crop if name not in keep}
     return replace(changed, settings=replace(base.settings, **freed)) if freed else changed
+
+
+def _crop(data: DataSettings) -> tuple[str, int] | None:
+    return None if data.augmentation == "none" else (data.crop, data.padding)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from dat.training.options import DEFAULT_DATA_ROOT
 from dat_engine.data import (
     Augmentation,
     Batch,
+    CutMix,
     DatasetDescription,
     FileSettings,
     ImageArrays,
@@ -30,10 +31,12 @@ from dat_engine.data import (
     describe,
     hold_out,
     load,
+    named_augmentation,
     needs_files,
     open_loader,
     take,
 )
+from dat_engine.data.augmentations.epoch import check_augmentations
 from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
 from dat_engine.model.branches import has_batchnorm
@@ -122,7 +125,10 @@ def check_without_data(recipe: Recipe, data_root: Path, device: torch.device) ->
     )
     with torch.device("meta"):
         build_model(recipe, task.num_classes, task.image_shape)
-        METHODS[recipe.method].create(recipe.settings, task)
+        method: Method = METHODS[recipe.method].create(recipe.settings, task)
+    views = view_augmentations(recipe, method, task.image_shape)
+    check_augmentations(*views, task.image_shape, recipe.batch_size)
+    check_labels(views[0], method, recipe.method)
 
 
 def _one_image(description: DatasetDescription) -> ImageArrays:
@@ -158,27 +164,53 @@ def load_training_data(
     if recipe.limit_train is not None:
         source = take(source, recipe.limit_train, recipe.seed)
     method = build_method(recipe, source)
+    first, extra = view_augmentations(recipe, method, source.image_shape)
     with processes.failing_together():  # it may decode every file
         loader = open_loader(
             recipe.data.loader,
             source,
             batch_size=recipe.batch_size,
-            augmentation=augmentation(recipe),
+            augmentation=first,
             workers=recipe.data.workers,
             seed=recipe.seed,
             device=device,
             rank=processes.rank,
             world_size=processes.world_size,
             extra_views=method.extra_views,
+            extra_augmentation=extra,
         )
     return TrainingData(loader=loader, method=method, train=source, validation=validation)
 
 
 def augmentation(recipe: Recipe) -> Augmentation | RandomResizedCrop:
-    """What is done to the recipe's training images."""
+    """Crop and flip of the recipe's training images; what is done besides, `view_augmentations` says."""
+    if recipe.data.augmentation == "none":
+        return Augmentation(padding=0, flip=False)
     if recipe.data.crop == "resized":
         return RandomResizedCrop(flip=recipe.data.flip)
     return Augmentation(padding=recipe.data.padding, flip=recipe.data.flip)
+
+
+def view_augmentations(
+    recipe: Recipe, method: Method, image_shape: tuple[int, int, int]
+) -> tuple[Augmentation | RandomResizedCrop, Augmentation | RandomResizedCrop]:
+    """What is done to the first view of the recipe's training images, and to the method's extra ones."""
+    first = recipe.data.augmentation
+    extra = first if method.extra_augmentation is None else method.extra_augmentation
+    one, other = (
+        named_augmentation(name, augmentation(recipe), data_set=recipe.data.name, image_shape=image_shape)
+        for name in (first, extra)
+    )
+    return one, other
+
+
+def check_labels(augmentation: Augmentation | RandomResizedCrop, method: Method, name: str) -> None:
+    """Refuse mixed labels where the method, called `name`, needs one class for each image."""
+    if isinstance(augmentation.then, CutMix) and not method.takes_soft_labels:
+        raise UserError(
+            f"the augmentation cutmix mixes labels, and {name} needs one class for each image; choose another augmentation, or "
+            "a method that takes soft labels"
+        )
 
 
 def load_test_data(

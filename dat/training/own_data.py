@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dat.evaluation.images import ImagesAndLabels
-from dat_engine.data import Augmentation, ImageArrays, ImageFiles, Loader, open_loader, unit_range
+from dat_engine.data import Augmentation, ImageArrays, ImageFiles, Loader, named_augmentation, open_loader, unit_range
 from dat_engine.data.loaders.given import (
     BatchesLoader,
     DatasetLoader,
@@ -36,6 +36,7 @@ def own_loader(
     augmentation: Augmentation,
     workers: int,
     extra_views: int,
+    extra_augmentation: str | None,
     seed: int,
     device: torch.device,
     processes: Processes,
@@ -57,6 +58,9 @@ def own_loader(
             world_size=processes.world_size,
             workers=workers or None,
             extra_views=extra_views,
+            extra_augmentation=None
+            if extra_augmentation is None
+            else named_augmentation(extra_augmentation, augmentation, data_set="own", image_shape=data.image_shape),
         )
     shared: dict[str, Any] = {
         "num_classes": num_classes,
@@ -76,6 +80,7 @@ def own_loader(
                 augmentation=augmentation,
                 workers=workers,
                 extra_views=extra_views,
+                extra_augmentation=extra_augmentation,
                 seed=seed,
                 device=device,
                 processes=processes,

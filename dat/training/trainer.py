@@ -19,7 +19,7 @@ from dat.evaluation.images import check_epsilon
 from dat.methods import METHODS
 from dat.methods.named import name_and_settings
 from dat.methods.task import Task
-from dat.training.build import choose_device, weight_perturbation
+from dat.training.build import check_labels, choose_device, weight_perturbation
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by
 from dat.training.launch import begin_again
 from dat.training.options import DisplayStyle
@@ -83,7 +83,8 @@ class Trainer:
         ema, swa: averages of the weights, `dat.recipes.EMASettings(decay=0.999)` and `dat.recipes.SWASettings(start=8)`,
             which are validated in their place (swa before ema), and which the network holds after `fit`.
         precision: a number format by name (auto, bf16, fp16, fp32) or a `dat_engine.model.precision.Precision`.
-        augmentation: crop and flip, for uint8 images with class numbers, and of DAT's mixed image; None: none.
+        augmentation: crop and flip, for uint8 images with class numbers, and of DAT's mixed image; `then` says what is done to
+            an image besides, `Augmentation(padding=4, flip=True, then=dat_engine.data.CutMix())` for instance. None: nothing.
         execution: as ``--engine.execution``; auto: one CUDA graph per step on a GPU, eager on a CPU.
         workers: processes that fetch the items of a data set.
         device: cpu, cuda or cuda:N; None: the GPU where there is one.
@@ -180,6 +181,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
             self._method = entry.create(self.settings, task)
+        check_labels(own, self._method, name)
         self.loader = own_loader(
             data,
             num_classes=self.num_classes,
@@ -187,6 +189,7 @@ class Trainer:
             augmentation=own,
             workers=workers,
             extra_views=self._method.extra_views,
+            extra_augmentation=self._method.extra_augmentation,
             seed=seed,
             device=target,
             processes=ONE_PROCESS,

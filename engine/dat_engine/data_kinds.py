@@ -4,3 +4,4 @@ from typing import Literal
 
 LoaderKind = Literal["auto", "resident", "dali", "torchvision"]
 OnDamaged = Literal["skip", "fatal"]
+AugmentationName = Literal["standard", "none", "cutout", "cutmix", "autoaugment", "idbh"]

@@ -1,7 +1,13 @@
 """Data: sources by name, splits in memory and in files, training loaders on one protocol, batches for evaluation."""
 
 from dat_engine.data.arrays import DatasetDescription, ImageArrays, unit_range
-from dat_engine.data.augmentation import Augmentation, RandomResizedCrop, draw_augmentation
+from dat_engine.data.augmentations.autoaugment import AutoAugment
+from dat_engine.data.augmentations.crop import Augmentation, RandomResizedCrop, draw_augmentation
+from dat_engine.data.augmentations.cutmix import CutMix
+from dat_engine.data.augmentations.cutout import Cutout
+from dat_engine.data.augmentations.idbh import IDBH
+from dat_engine.data.augmentations.random_erasing import RandomErasing
+from dat_engine.data.augmentations.registry import AUGMENTATIONS, named_augmentation
 from dat_engine.data.batch import Batch, Loader
 from dat_engine.data.datasets.registry import SOURCES, describe, load, needs_files
 from dat_engine.data.errors import DataError
@@ -16,9 +22,14 @@ from dat_engine.data.loaders.torchvision import TorchvisionLoader
 from dat_engine.data.selection import hold_out, take
 
 __all__ = [
+    "AUGMENTATIONS",
+    "IDBH",
     "SOURCES",
     "Augmentation",
+    "AutoAugment",
     "Batch",
+    "CutMix",
+    "Cutout",
     "DaliLoader",
     "DataError",
     "DatasetDescription",
@@ -28,6 +39,7 @@ __all__ = [
     "ImageSource",
     "Loader",
     "LoaderKind",
+    "RandomErasing",
     "RandomResizedCrop",
     "ResidentLoader",
     "TorchvisionLoader",
@@ -39,6 +51,7 @@ __all__ = [
     "hold_out",
     "indexed_batches",
     "load",
+    "named_augmentation",
     "needs_files",
     "open_loader",
     "prefetched",

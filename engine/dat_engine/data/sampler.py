@@ -12,6 +12,7 @@ __all__ = ["EpochSampler"]
 
 # One tag for each use of the seed, so that no two draw the same numbers.
 _ORDER_STREAM, _RANK_STREAM, _SAMPLE_STREAM, _STEP_STREAM, _VIEW_STREAM, _STEP_VIEW_STREAM = 1, 2, 3, 4, 5, 6
+_MIXING_STREAM = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,10 @@ class EpochSampler:
         # the first view's numbers do not depend on whether there are others
         key = (_VIEW_STREAM, epoch, self.rank, view) if view else (_RANK_STREAM, epoch, self.rank)
         return torch.Generator(device).manual_seed(self._derived_seed(*key))
+
+    def mixing_generator(self, epoch: int, device: torch.device) -> torch.Generator:
+        """A fresh generator on `device` for what mixes the images of this process's batches with each other in one epoch."""
+        return torch.Generator(device).manual_seed(self._derived_seed(_MIXING_STREAM, epoch, self.rank))
 
     def step_generator(self, epoch: int, step: int, view: int = 0) -> torch.Generator:
         """A fresh CPU generator for this process's own draws in one step, another for every augmented view."""

@@ -67,6 +67,8 @@ class Method(ABC):
     """Layouts that the attack model is asked for; empty where nothing is attacked, and no attack model is made."""
     extra_views: int = 0
     """Augmented views of every image that the method needs beside the batch's first (`Batch.extra_views`)."""
+    extra_augmentation: str | None = None
+    """Augmentation of those views by its name in `dat_engine.data.AUGMENTATIONS`; None: the first view's."""
     adversarial_group: int = -1
     """Index of the group whose accuracy is the training accuracy that is shown."""
     takes_soft_labels: bool = False

@@ -241,7 +241,7 @@ def test_images_in_memory_are_never_damaged(make_loader, small_arrays):
 def test_resident_images_follow_the_drawn_offsets(small_arrays, monkeypatch):
     offsets = torch.tensor([[0, 0], [2, -1], [-2, 2], [1, 1]], dtype=torch.int32)
     flip = torch.tensor([False, True, False, True])
-    monkeypatch.setattr("dat_engine.data.augmentation.draw_augmentation", lambda *_: (offsets, flip))
+    monkeypatch.setattr("dat_engine.data.augmentations.epoch.draw_augmentation", lambda *_: (offsets, flip))
     (batch,) = ResidentLoader(small_arrays(4), batch_size=4, augmentation=AUGMENTATION, seed=0, device="cpu").epoch(0)
     for image, original, (dy, dx), flipped in zip(batch.images, batch.originals, offsets.tolist(), flip, strict=True):
         assert torch.equal(image, dict(_crops_and_flips(original, 2))[dy, dx, bool(flipped)])

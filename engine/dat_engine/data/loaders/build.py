@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dat_engine.data.arrays import ImageArrays
-from dat_engine.data.augmentation import Augmentation, RandomResizedCrop
+from dat_engine.data.augmentations.crop import Augmentation, RandomResizedCrop
 from dat_engine.data.batch import Loader
 from dat_engine.data.files.corrupt import CorruptFiles
 from dat_engine.data.files.decoding import decode_all, usable_cores
@@ -39,6 +39,7 @@ def open_loader(
     world_size: int = 1,
     workers: int | None = None,
     extra_views: int = 0,
+    extra_augmentation: Augmentation | RandomResizedCrop | None = None,
 ) -> Loader:
     """A training loader for `source` on `device`.
 
@@ -48,7 +49,8 @@ def open_loader(
     about the latter), and DALI serves it, or torchvision where DALI is not installed.
 
     workers: threads of DALI or processes of torchvision, None for the cores that this process may use (torchvision:
-    none for images in memory); extra_views: augmented views beside the first. The rest: as for a `ResidentLoader`.
+    none for images in memory); extra_views: augmented views beside the first; extra_augmentation: what is done to those, None:
+    the same. The rest: as for a `ResidentLoader`.
 
     Raises UserError for an unknown kind, for "dali" where that is not installed, and as the loaders do; DataError for
     files that cannot be read, and for damaged ones where those are fatal.
@@ -66,6 +68,7 @@ def open_loader(
         "rank": rank,
         "world_size": world_size,
         "extra_views": extra_views,
+        "extra_augmentation": extra_augmentation,
     }
     if kind in ("auto", "resident"):
         obstacle = _obstacle(source, augmentation, device)

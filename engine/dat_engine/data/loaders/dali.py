@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dat_engine.data.arrays import ImageArrays
-from dat_engine.data.augmentation import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop, draw_epoch
+from dat_engine.data.augmentations.crop import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop
+from dat_engine.data.augmentations.epoch import Mixer, check_augmentations, draw_view
 from dat_engine.data.batch import Batch
 from dat_engine.data.files.decoding import usable_cores
 from dat_engine.data.files.files import ImageSource
@@ -27,13 +28,13 @@ class DaliLoader:
     source: files, decoded on the GPU where `device` is one and on the CPU elsewhere, or images in memory, which are
     gathered on the CPU and sent over; batch_size, seed, device, rank, world_size: as for a `ResidentLoader`;
     augmentation: `RandomResizedCrop` is for files alone; threads: CPU threads of DALI, None for the cores that this
-    process may use; extra_views: augmented views beside the first.
+    process may use; extra_views: augmented views beside the first; extra_augmentation: what is done to those, None: the same.
 
-    DALI makes uint8 images; `dat_kernels.augment` makes the two views of them on the device, with the draws of a
-    ResidentLoader: from images in memory both loaders give the same batches to the bit. One decode thus serves both
-    views, and nothing that DALI does is random. (Measured on two cores with 64-pixel JPEGs: decoding takes 35 µs of CPU
-    time per image, the two calls of `dat_kernels.augment` 5 µs.) The window of a random resized crop is drawn here as well
-    and cut by DALI, which alone has the whole file's pixels.
+    DALI makes uint8 images; the views of them are made on the device, with the draws of a ResidentLoader: from images in
+    memory both loaders give the same batches to the bit. One decode thus serves all views, and nothing that DALI does is
+    random: its own AutoAugment draws inside of the pipeline, which could then not start in the middle of an epoch. (Measured
+    on two cores with 64-pixel JPEGs: decoding takes 35 µs of CPU time per image, two calls of `dat_kernels.augment` 5 µs.)
+    The window of a random resized crop is drawn here as well and cut by DALI, which alone has the whole file's pixels.
 
     When DALI fails, which it does for a whole batch, the files of that batch are decoded one by one to find the
     damaged ones; then a new pipeline goes on from the same position.
@@ -54,6 +55,7 @@ class DaliLoader:
         world_size: int = 1,
         threads: int | None = None,
         extra_views: int = 0,
+        extra_augmentation: Augmentation | RandomResizedCrop | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}; use at least 1, or None for the cores that this process may use")
@@ -66,10 +68,8 @@ class DaliLoader:
             num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
         self._requests = _requests(source, augmentation, self._order, 1 + extra_views)
-        self._views = range(1 + extra_views)
-        self._augmentation = (
-            augmentation if isinstance(augmentation, Augmentation) else Augmentation(padding=0, flip=augmentation.flip)
-        )
+        self._augmentations = [augmentation] + extra_views * [extra_augmentation or augmentation]
+        check_augmentations(augmentation, self._augmentations[-1], source.image_shape, batch_size)
         self._device = torch.device(device)
         self._threads = threads or usable_cores()
         self._targets = source.targets.to(self._device)
@@ -93,27 +93,27 @@ class DaliLoader:
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         indices = self._order.indices(epoch, self._device)
-        draws = [draw_epoch(self._augmentation, self._order, epoch, self._device, view) for view in self._views]
+        draws = [
+            draw_view(augmentation, self.image_shape, self._order, epoch, self._device, view)
+            for view, augmentation in enumerate(self._augmentations)
+        ]
+        mixed = Mixer(self._augmentations[0], self.image_shape, self.num_classes, self._order, epoch, self._device)
         wanted = indices.tolist()  # the one wait for the device in an epoch
         for step, (used, views) in enumerate(self._answers(epoch, start_step, wanted), start=start_step):
             chosen = indices[step] if used == wanted[step] else torch.tensor(used, device=self._device)
             originals, *windows = views
             images, *extra = (
-                augment(
-                    windows[view] if windows else originals,
-                    self._rows,
-                    crop_offsets=crop_offsets[step],
-                    flip=flip[step],
-                )
-                for view, (crop_offsets, flip) in enumerate(draws)
+                drawn.images(windows[view] if windows else originals, self._rows, step)
+                for view, drawn in enumerate(draws)
             )
-            yield Batch(
+            batch = Batch(
                 images=images,
                 originals=augment(originals, self._rows),
                 targets=self._targets[chosen],
                 indices=chosen,
                 extra_views=torch.stack(extra) if extra else None,
             )
+            yield mixed(batch, step)
 
     def _answers(
         self, epoch: int, start_step: int, wanted: list[list[int]]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dat_engine.data.arrays import ImageArrays
-from dat_engine.data.augmentation import RandomResizedCrop, draw_windows
+from dat_engine.data.augmentations.crop import RandomResizedCrop, draw_windows
 from dat_engine.data.files.corrupt import CorruptFiles
 from dat_engine.data.files.decoding import CorruptImage, examine, size_in_file
 from dat_engine.data.files.files import ImageFiles

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from dat_engine.data.arrays import ImageArrays
-from dat_engine.data.augmentation import Augmentation, draw_epoch
+from dat_engine.data.augmentations.crop import Augmentation
+from dat_engine.data.augmentations.epoch import Mixer, check_augmentations, draw_view
 from dat_engine.data.batch import Batch
 from dat_engine.data.sampler import EpochSampler
 from dat_kernels import augment
@@ -18,7 +19,8 @@ class ResidentLoader:
 
     arrays: the training split, copied to `device`; batch_size: samples per process; rank, world_size: which part of
     every epoch is this process's; damaged_files: what was found while the arrays were decoded from files, if they
-    were; extra_views: augmented views beside the first. No call in the epoch loop waits for the device.
+    were; extra_views: augmented views beside the first; extra_augmentation: what is done to those, None: the same. No call in
+    the epoch loop waits for the device.
 
     Raises UserError where the data set does not fill one batch on every process, or a value is out of range.
     """
@@ -35,12 +37,13 @@ class ResidentLoader:
         world_size: int = 1,
         damaged_files: tuple[str, ...] = (),
         extra_views: int = 0,
+        extra_augmentation: Augmentation | None = None,
     ) -> None:
         self._order = EpochSampler(
             num_samples=len(arrays), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        self._augmentation = augmentation
-        self._views = range(1 + extra_views)
+        self._augmentations = [augmentation] + extra_views * [extra_augmentation or augmentation]
+        check_augmentations(augmentation, self._augmentations[-1], arrays.image_shape, batch_size)
         self._device = torch.device(device)
         self._images = arrays.images.to(self._device).contiguous()
         self._targets = arrays.targets.to(self._device)
@@ -58,16 +61,18 @@ class ResidentLoader:
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         indices = self._order.indices(epoch, self._device)
-        draws = [draw_epoch(self._augmentation, self._order, epoch, self._device, view) for view in self._views]
+        views = [
+            draw_view(augmentation, self.image_shape, self._order, epoch, self._device, view)
+            for view, augmentation in enumerate(self._augmentations)
+        ]
+        mixed = Mixer(self._augmentations[0], self.image_shape, self.num_classes, self._order, epoch, self._device)
         for step in range(start_step, self.steps_per_epoch):
-            images, *extra = (
-                augment(self._images, indices[step], crop_offsets=crop_offsets[step], flip=flip[step])
-                for crop_offsets, flip in draws
-            )
-            yield Batch(
+            images, *extra = (view.images(self._images, indices[step], step) for view in views)
+            batch = Batch(
                 images=images,
                 originals=augment(self._images, indices[step]),
                 targets=self._targets[indices[step]],
                 indices=indices[step],
                 extra_views=torch.stack(extra) if extra else None,
             )
+            yield mixed(batch, step)

@@ -1,6 +1,6 @@
 """The plain loader: torch's DataLoader and torchvision's transforms, the oracle of the faster ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dat_engine.data.arrays import ImageArrays, unit_range
-from dat_engine.data.augmentation import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop
+from dat_engine.data.augmentations.crop import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop
+from dat_engine.data.augmentations.epoch import Mixer, check_augmentations
+from dat_engine.data.augmentations.interface import ImageAugmentation
 from dat_engine.data.batch import Batch
 from dat_engine.data.errors import DataError
 from dat_engine.data.files.corrupt import CorruptFiles
@@ -30,11 +32,11 @@ class TorchvisionLoader:
 
     source: images in memory or in files; batch_size, seed, device, rank, world_size: as for a `ResidentLoader`;
     augmentation: `RandomResizedCrop` is for files alone; workers: number of worker processes (0: in this one);
-    extra_views: augmented views beside the first.
+    extra_views: augmented views beside the first; extra_augmentation: what is done to those, None: the same.
 
     Order, targets and, for images in memory, originals equal those of a ResidentLoader with the same arguments; crops
-    and flips have the same distribution but are drawn by torchvision. The global random state of torch is neither used
-    nor changed.
+    and flips, and what follows them, have the same distribution but are drawn by torchvision or in its way. CutMix is done
+    in the batch, with the numbers of a ResidentLoader. The global random state of torch is neither used nor changed.
 
     Raises UserError where the data set does not fill one batch on every process, or a value is out of range.
     """
@@ -51,13 +53,17 @@ class TorchvisionLoader:
         world_size: int = 1,
         workers: int = 0,
         extra_views: int = 0,
+        extra_augmentation: Augmentation | RandomResizedCrop | None = None,
     ) -> None:
         if workers < 0:
             raise UserError(f"workers is {workers}; use 0 (no worker process) or a positive number")
         self._order = EpochSampler(
             num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        self._views = _Views(source, augmentation, 1 + extra_views)
+        self._augmentation = augmentation
+        augmentations = [augmentation] + extra_views * [extra_augmentation or augmentation]
+        check_augmentations(augmentation, augmentations[-1], source.image_shape, batch_size)
+        self._views = _Views(source, augmentations)
         self._damaged = CorruptFiles(source) if isinstance(source, ImageFiles) else None
         self._targets = source.targets.cpu()
         self._device = torch.device(device)
@@ -97,8 +103,9 @@ class TorchvisionLoader:
                 generator=torch.Generator(),
             )
 
-        for collated in batches_of_workers(loader_from, start_step):
-            yield self._batch(collated, samples)
+        mixed = Mixer(self._augmentation, self.image_shape, self.num_classes, self._order, epoch, self._device)
+        for step, collated in enumerate(batches_of_workers(loader_from, start_step), start=start_step):
+            yield mixed(self._batch(collated, samples), step)
 
     def _batch(self, collated: _Collated, samples: "_EpochSamples") -> Batch:
         images, originals, positions, decoded = collated
@@ -125,13 +132,13 @@ class TorchvisionLoader:
 class _Views:
     """Index -> (augmented uint8 images [V, C, H, W], original uint8 image); draws from torch's CPU generator."""
 
-    def __init__(self, source: ImageSource, augmentation: Augmentation | RandomResizedCrop, views: int) -> None:
-        if isinstance(source, ImageArrays) and isinstance(augmentation, RandomResizedCrop):
+    def __init__(self, source: ImageSource, augmentations: Sequence[Augmentation | RandomResizedCrop]) -> None:
+        self._augments_whole_file = isinstance(augmentations[0], RandomResizedCrop)
+        if isinstance(source, ImageArrays) and self._augments_whole_file:
             raise UserError(NO_RESIZED_CROP_OF_ARRAYS)
-        self.shape = (views, *source.image_shape)
+        self.shape = (len(augmentations), *source.image_shape)
         self._source = source
-        self._augments_whole_file = isinstance(augmentation, RandomResizedCrop)
-        self._augment = _transform(augmentation, source.image_shape)
+        self._augment = [_transform(augmentation, source.image_shape) for augmentation in augmentations]
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         if isinstance(self._source, ImageArrays):
@@ -139,7 +146,7 @@ class _Views:
         else:
             pixels = decode(self._source.paths[index])
             original = centre_view(pixels, self._source)
-        augmented = [self._augment(pixels if self._augments_whole_file else original) for _ in range(self.shape[0])]
+        augmented = [augment(pixels if self._augments_whole_file else original) for augment in self._augment]
         return torch.stack(augmented), original
 
 
@@ -180,7 +187,10 @@ def _transform(
         steps.append(v2.RandomHorizontalFlip())
     # Scaling to [0, 1] waits for the batch: v2.ToDtype multiplies by 1/255, which is not always value / 255, and
     # the workers hand over a quarter of the bytes.
-    return v2.Compose([*steps, v2.ToPureTensor()])
+    steps.append(v2.ToPureTensor())
+    if isinstance(augmentation.then, ImageAugmentation):
+        return v2.Compose([*steps, augmentation.then.apply_to_sample])
+    return v2.Compose(steps)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Augmentations, their settings and their draws: random crop with zero padding, and random resized crop; both flip."""
+"""Random crop with zero padding, and random resized crop: their settings and their draws. Both flip."""
 
 import math
 from dataclasses import dataclass
@@ -6,17 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dat_engine.data.sampler import EpochSampler
+from dat_engine.data.augmentations.cutmix import CutMix
+from dat_engine.data.augmentations.interface import ImageAugmentation
 from dat_engine.errors import UserError
 
-__all__ = [
-    "NO_RESIZED_CROP_OF_ARRAYS",
-    "Augmentation",
-    "RandomResizedCrop",
-    "draw_augmentation",
-    "draw_epoch",
-    "draw_windows",
-]
+__all__ = ["NO_RESIZED_CROP_OF_ARRAYS", "Augmentation", "RandomResizedCrop", "draw_augmentation", "draw_windows"]
 
 NO_RESIZED_CROP_OF_ARRAYS = (
     "a random resized crop is cut out of image files, and this data set is held as images of one size; "
@@ -29,11 +23,14 @@ _ATTEMPTS = 10
 class Augmentation:
     """Crop to the image's own size after padding with `padding` zeros on each side; flip half of the images if `flip`.
 
+    then: what is done afterwards.
+
     Raises UserError for a negative padding.
     """
 
     padding: int
     flip: bool
+    then: ImageAugmentation | CutMix | None = None
 
     def __post_init__(self) -> None:
         if self.padding < 0:
@@ -63,26 +60,12 @@ def draw_augmentation(
     return crop_offsets, flip
 
 
-def draw_epoch(
-    augmentation: Augmentation, order: EpochSampler, epoch: int, device: torch.device, view: int = 0
-) -> tuple[Tensor, Tensor]:
-    """One process's draws for one view of a whole epoch: crop_offsets [steps, B, 2], flip [steps, B]; see `draw_augmentation`.
-
-    All at once: an epoch that starts at a later step then finds the same numbers at the same place.
-    """
-    shape = order.steps_per_epoch, order.batch_size
-    crop_offsets, flip = draw_augmentation(
-        augmentation, shape[0] * shape[1], order.generator(epoch, device, view), device
-    )
-    return crop_offsets.view(*shape, 2), flip.view(shape)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomResizedCrop:
     """Cut a random window out of the whole file, scale it to the image size, flip half of the images if `flip`.
 
     The window's area is a share of the file's drawn uniformly from `scale`, its width over its height is drawn from
-    `ratio`, uniformly in the logarithm; see torchvision.transforms.v2.RandomResizedCrop.
+    `ratio`, uniformly in the logarithm; see torchvision.transforms.v2.RandomResizedCrop. then: what is done afterwards.
 
     Raises ValueError for shares outside 0 < low <= high <= 1 or ratios outside 0 < low <= high.
     """
@@ -90,6 +73,7 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+    then: ImageAugmentation | CutMix | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:

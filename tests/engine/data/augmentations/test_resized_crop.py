@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import v2
 
 from dat_engine.data import RandomResizedCrop
-from dat_engine.data.augmentation import draw_windows
+from dat_engine.data.augmentations.crop import draw_windows
 
 
 def _draw(size, n, seed=0, **settings):
