@@ -5,12 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 
-from rich.console import Console
-
 from dat.sweep.file import Sweep
 from dat.sweep.options import SweepOptions
 from dat.sweep.plan import print_plan
-from dat.sweep.report import write_comparison
+from dat.sweep.report import open_console, write_comparison
 from dat.sweep.sweeping import run_sweep
 
 
@@ -28,7 +26,7 @@ def sweep_by_flags(sweep: Sweep, options: SweepOptions, command: str) -> int:
         print_plan(sweep, folder)
         return 0
     if options.compare:
-        write_comparison(sweep, folder, Console())
+        write_comparison(sweep, folder, open_console())
         return 0
     result = run_sweep(sweep, options)
     for run, why in result.failed.items():

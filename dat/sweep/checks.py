@@ -7,15 +7,17 @@ from pathlib import Path
 import torch
 
 from dat.evaluation import parse_attacks
-from dat.recipes import Recipe
+from dat.recipes import DataSettings, Recipe
 from dat.sweep.file import Sweep
 from dat.sweep.options import SweepOptions
-from dat.training.build import check_without_data, choose_device
+from dat.training.build import check_without_data, choose_device, read_split
 from dat_engine.errors import UserError
 
 
 def check_runs(sweep: Sweep, options: SweepOptions) -> None:
-    """Refuse what a run would refuse at its start: models, methods' settings, attacks, a data root that is not there.
+    """Refuse what a run would refuse at its start: models, methods' settings, attacks, data that are missing.
+
+    Data that can be downloaded are downloaded, here and once, before runs look for them at the same time.
 
     Raises:
         UserError: names the run.
@@ -27,6 +29,16 @@ def check_runs(sweep: Sweep, options: SweepOptions) -> None:
         try:
             parse_attacks(recipe.evaluation.attacks)
             check_without_data(recipe, options.data_root, device)
+        except UserError as error:
+            raise UserError(f"run {name}: {error}") from None
+    read: list[DataSettings] = []
+    for name, recipe in by_name.items():
+        if recipe.data in read:
+            continue
+        read.append(recipe.data)
+        try:
+            read_split(recipe, options.data_root, "train")
+            read_split(recipe, options.data_root, "test")
         except UserError as error:
             raise UserError(f"run {name}: {error}") from None
 

@@ -15,8 +15,11 @@ class Job(Protocol):
     def exit_code(self) -> int | None:
         """As of ``dat train``, negative where a signal ended the process; None while it runs or waits for its turn."""
 
+    def trouble(self) -> str | None:
+        """Of a job that has ended: why the process of the run never came to its own end; None where it did."""
+
     def stop(self, number: int) -> None:
-        """Ask it to save and end, by the signal that the sweep received."""
+        """Ask it to save and end, by the signal `number` or as the job takes it."""
 
 
 class Executor(Protocol):
@@ -43,6 +46,9 @@ class _Child:
 
     def exit_code(self) -> int | None:
         return self._process.poll()
+
+    def trouble(self) -> str | None:
+        return None
 
     def stop(self, number: int) -> None:
         self._process.send_signal(signal.Signals(number))

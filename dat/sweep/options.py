@@ -13,7 +13,7 @@ from dat.training.options import DEFAULT_DATA_ROOT
 from dat_engine.errors import UserError, did_you_mean
 from dat_engine.run.stop import parse_duration
 
-ExecutorKind = Literal["here"]
+ExecutorKind = Literal["here", "local", "slurm"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,10 @@ class SweepOptions:
     out: Path | None = None
     """Folder of the sweep, a folder for each run in it; None: runs/NAME."""
     executor: ExecutorKind = "here"
-    """here: one after the other."""
+    """here: one after the other; local: submitit's local executor, several at a time on this machine, each with a GPU of its
+    own where there are several; slurm: submitit's Slurm executor, by the file's group slurm."""
+    jobs: int | None = None
+    """How many runs at a time; None: one for each GPU (local), as many as the cluster takes (slurm)."""
     data_root: Path = DEFAULT_DATA_ROOT
     """Folder that holds (or will hold, after a download) the data sets."""
     device: str | None = None
@@ -38,6 +41,10 @@ class SweepOptions:
     """Compare what is finished so far; start none."""
 
     def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"jobs must be at least 1; got {self.jobs}")
+        if self.executor == "here" and self.jobs not in (None, 1):
+            raise UserError(f"{self.jobs} runs at a time need another executor; use local, or leave jobs out")
         if self.time_limit is not None:
             parse_duration(self.time_limit)
 
@@ -57,7 +64,7 @@ def options_from_dict(values: Mapping[str, Any], source: str) -> SweepOptions:
         if name not in IN_FILE:
             near = did_you_mean(str(name), IN_FILE) or f"; there are {', '.join(IN_FILE)}"
             raise UserError(f"{source}: a sweep has no option {name}{near}")
-        wanted: type = {"deterministic": bool}.get(name, str)
+        wanted: type = {"jobs": int, "deterministic": bool}.get(name, str)
         if type(value) is not wanted and not (value is None and name != "deterministic"):
             word = {int: "a whole number", bool: "true or false", str: "text"}[wanted]
             raise UserError(f"{source}: options.{name} must be {word}; got {value!r}")

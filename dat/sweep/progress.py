@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.text import Text
@@ -24,51 +25,42 @@ class Progress:
         self._console = console
         self._total = total
         self._status = console.status("") if console.is_terminal and not console.is_jupyter else None
-        self._seen: dict[str, int] = {}
-        self._now: dict[str, str] = {}
+        self._sizes: dict[Path, int] = {}
+        self._epochs: dict[Path, int] = {}
+        self._now: dict[Path, str] = {}
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(Text(printable(text, self._console.encoding)), soft_wrap=True)
-
-    def begins(self, number: int, run: SweepRun, what: str) -> None:
-        """The run `number` (from 1) begins or goes on."""
-        self.say(f"[{number}/{self._total}] {run}: {what}")
+    def begins(self, number: int, run: SweepRun, what: str, path: Path) -> None:
+        """The run `number` (from 1) begins or goes on at `path`."""
+        self._sizes[run.folder] = _size(path)
+        self._say(number, run, what)
 
     def follow(self, number: int, run: SweepRun, path: Path) -> None:
         """Look whether the run at `path` has ended an epoch since the last look."""
-        log = path / "metrics.jsonl"
-        size = log.stat().st_size if log.exists() else 0
-        if size == self._seen.get(run.name + str(run.seed)):
+        size = _size(path)
+        if size == self._sizes.get(run.folder):
             return
-        self._seen[run.name + str(run.seed)] = size
+        self._sizes[run.folder] = size
         rows = epoch_rows(path)
-        text = f"[{number}/{self._total}] {run}: "
-        if not rows:
+        if not rows or rows[-1]["epoch"] == self._epochs.get(run.folder):
             return
-        row = rows[-1]
-        parts = [
-            f"epoch {row['epoch']} of {run.recipe.epochs}",
-            f"loss {format_loss(row['epoch_loss'] or float('nan'))}",
-        ]
-        if row.get("validation_pgd20") is not None:
-            parts.append(f"PGD-20 {format_percent(row['validation_pgd20'])}")
-        parts.append(f"{format_duration(row['seconds'])} of training")
-        text += ", ".join(parts)
-        if self._now.get(str(run)) == text:
-            return
-        self._now[str(run)] = text
+        self._epochs[run.folder] = rows[-1]["epoch"]
+        text = _epoch(rows[-1], run.recipe.epochs)
         if self._status is None:
-            self.say(text)
+            self._say(number, run, text)
         else:
-            self._status.update("  ".join(self._now.values()))
+            self._now[run.folder] = f"{run}: {text}"
+            self._status.update("; ".join(self._now.values()))
 
     def ends(self, number: int, run: SweepRun, what: str) -> None:
-        """The run has ended; how, stays."""
-        self._now.pop(str(run), None)
+        """The run has ended, or needs not begin."""
+        self._now.pop(run.folder, None)
         if self._status is not None:
-            self._status.update("  ".join(self._now.values()))
-        self.say(f"[{number}/{self._total}] {run}: {what}")
+            self._status.update("; ".join(self._now.values()))
+        self._say(number, run, what)
+
+    def _say(self, number: int, run: SweepRun, what: str) -> None:
+        text = printable(f"[{number}/{self._total}] {run}: {what}", self._console.encoding)
+        self._console.print(Text(text), soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._status is not None:
@@ -80,3 +72,18 @@ class Progress:
     ) -> None:
         if self._status is not None:
             self._status.stop()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a run's metrics.jsonl."""
+    log = path / "metrics.jsonl"
+    return log.stat().st_size if log.exists() else 0
+
+
+def _epoch(row: Mapping[str, Any], epochs: int) -> str:
+    """What the row that ends an epoch says."""
+    loss, robust = row["epoch_loss"], row.get("validation_pgd20")
+    parts = [f"epoch {row['epoch']} of {epochs}", f"loss {'-' if loss is None else format_loss(loss)}"]
+    if robust is not None:
+        parts.append(f"PGD-20 {format_percent(robust)}")
+    return ", ".join([*parts, f"{format_duration(row['seconds'])} of training"])

@@ -11,6 +11,14 @@ from dat.sweep.file import Sweep
 from dat.sweep.picture import can_draw, render
 from dat.sweep.table import markdown, table
 
+_WIDE = 200
+
+
+def open_console() -> Console:
+    """A console that folds no table where there is no terminal to fold it for."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
+
 
 def write_comparison(sweep: Sweep, folder: Path, console: Console) -> Comparison:
     """Compare what is finished of `sweep` in its `folder`; print the table, and write it there with its figures and picture.
@@ -21,9 +29,10 @@ def write_comparison(sweep: Sweep, folder: Path, console: Console) -> Comparison
         UserError: a run cannot be read, or the comparison not be written.
     """
     comparison = compare(sweep, folder)
-    console.print(table(comparison))
     if not comparison.attacks:
+        console.print(f"none of the {len(sweep.runs)} runs is finished", highlight=False)
         return comparison
+    console.print(table(comparison))
     write_json(comparison, folder / "comparison.json")
     write_file(folder / "comparison.md", markdown(comparison).encode())
     if can_draw():

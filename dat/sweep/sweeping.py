@@ -9,14 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from dat.sweep.comparison import Comparison
 from dat.sweep.executors import Executor, HereExecutor, Job
 from dat.sweep.file import Sweep, SweepRun, read_sweep
 from dat.sweep.options import SweepOptions
 from dat.sweep.progress import Progress
-from dat.sweep.report import write_comparison
+from dat.sweep.report import open_console, write_comparison
 from dat.sweep.run_folder import refuse_another, state_of
 from dat.sweep.training_process import TrainingProcess
 from dat_engine.run.stop import Stop, parse_duration
@@ -67,7 +65,7 @@ def run_sweep(sweep: str | Path | Sweep, options: SweepOptions | None = None, **
     check_runs(sweep, options)
     executor = _executor(sweep, options, folder)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
-    console = Console()
+    console = open_console()
     with Stop(time_limit=limit) as stop, Progress(console, len(sweep.runs)) as progress:
         failed = _run_all(sweep, options, folder, executor, progress, stop)
     comparison = write_comparison(sweep, folder, console)
@@ -85,7 +83,15 @@ def _paths(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _executor(sweep: Sweep, options: SweepOptions, folder: Path) -> Executor:
-    return HereExecutor()
+    if options.executor == "here":
+        return HereExecutor()
+    from dat.sweep.submitted import LocalExecutor, SlurmExecutor, check_submitit, visible_gpus
+
+    check_submitit()
+    own = folder.absolute() / "submitit"
+    if options.executor == "local":
+        return LocalExecutor(own, jobs=options.jobs, gpus=visible_gpus(options.device))
+    return SlurmExecutor(own, jobs=options.jobs or len(sweep.runs), parameters=sweep.slurm, name=sweep.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +116,11 @@ def _run_all(
                 number, run = waiting.pop(0)
                 state = state_of(folder / run.folder)
                 if state == "finished":
-                    progress.begins(number, run, "finished before")
+                    progress.ends(number, run, "finished before")
                     continue
                 process = TrainingProcess(run_dir=folder / run.folder, flags=_flags(options))
                 process.prepare(run.recipe)
-                progress.begins(number, run, "begins" if state == "missing" else "goes on")
+                progress.begins(number, run, "begins" if state == "missing" else "goes on", process.run_dir)
                 running.append(_Running(number, run, process, executor.start(process)))
             if stop.reason is not None and not told:
                 told = True
@@ -143,17 +149,18 @@ def _stop(running: list[_Running], stop: Stop) -> None:
 
 
 def _why_failed(one: _Running, code: int, *, stopped: bool) -> str | None:
-    if state_of(one.process.run_dir) == "finished" and code == 0:
+    if code == 0 and state_of(one.process.run_dir) == "finished":
         return None
-    if stopped and code in _STOPPED:
+    trouble = one.job.trouble()
+    if stopped and (code in _STOPPED or trouble is not None):
         return None
-    return f"{one.process.last_words(code)} ({one.process.log})"
+    return f"{trouble or one.process.last_words(code)} ({one.process.log})"
 
 
 def _ending(one: _Running, why: str | None) -> str:
     if why is not None:
         return f"failed: {why}"
-    return "done" if state_of(one.process.run_dir) == "finished" else "stopped, and saved"
+    return "done" if state_of(one.process.run_dir) == "finished" else "stopped"
 
 
 def _flags(options: SweepOptions) -> tuple[str, ...]:

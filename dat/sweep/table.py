@@ -31,7 +31,7 @@ def markdown(comparison: Comparison) -> str:
         _row(["---", *("---:" for _ in headings[1:])]),
         *(_row(_cells(comparison, run)) for run in comparison.runs),
         "",
-        *_notes(comparison),
+        *(f"- {note}" for note in _notes(comparison)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -76,16 +76,11 @@ def _notes(comparison: Comparison) -> list[str]:
     images = " or ".join(f"{count:,}" for count in comparison.test_images)
     several = any(len(run.seeds) > 1 for run in comparison.runs)
     lines = [
-        f"Accuracy on {images} test images{', mean ± standard deviation over seeds' if several else ', one seed'}."
-        if images
-        else "No run is finished.",
+        f"Accuracy on {images} test images, {'mean ± standard deviation over seeds' if several else 'one seed'}.",
+        f"Seconds per epoch: median over epochs, without validation, on {' and '.join(comparison.devices)}"
+        + ("; times of different devices say nothing of the methods." if len(comparison.devices) > 1 else "."),
+        f"Cost: seconds per epoch over those of {comparison.runs[0].name}.",
     ]
-    if comparison.devices:
-        lines.append(
-            f"Seconds per epoch: median over epochs, without validation, on {' and '.join(comparison.devices)}"
-            + ("; times of different devices say nothing of the methods." if len(comparison.devices) > 1 else ".")
-        )
-        lines.append(f"Cost: seconds per epoch over those of {comparison.runs[0].name}.")
     if comparison.missing:
         lines.append(f"Not finished: {', '.join(comparison.missing)}.")
     return lines

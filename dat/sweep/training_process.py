@@ -80,4 +80,4 @@ class TrainingProcess:
         except OSError:
             lines = []
         spoken = [line.strip() for line in lines if line.strip() and _DEFECT not in line]
-        return spoken[-1] if spoken else f"exit code {code}"
+        return spoken[-1].removeprefix("dat train: ") if spoken else f"exit code {code}"
