@@ -132,8 +132,14 @@ def _recipe(
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     base = recipe(name, method)
-    for values, place in ((common, source), (run, where)):
-        fields = _mapping(values, "fields", place)
+    own = _mapping(run, "fields", where)
+    # of two numbers of epochs the first would round the milestones that the second rescales
+    shared = {
+        field: value
+        for field, value in _mapping(common, "fields", source).items()
+        if field != "epochs" or field not in own
+    }
+    for fields, place in ((shared, source), (own, where)):
         if "seed" in fields:
             raise UserError(
                 f"{place}: every run is made for every one of the sweep's seeds; give seeds: [{fields['seed']}]"

@@ -20,7 +20,8 @@ from dat.sweep.training_process import TrainingProcess
 from dat_engine.run.stop import Stop, parse_duration
 
 _LOOK_SECONDS = 0.2
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_STOPPED = tuple(code for number in (signal.SIGINT, signal.SIGTERM) for code in (128 + number, -number))
+"""Exit codes of runs that a signal stopped; negative, before they had come so far as to save."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from dat.sweep.run_folder import state_of
 from dat_engine.errors import UserError
 from dat_engine.run.durable_file import replacing
 
+TRAIN = (sys.executable, "-m", "dat", "train")
 _DEFECT = "this is a defect of dat-engine"
 
 
@@ -28,6 +29,8 @@ class TrainingProcess:
     """Of ``dat train``: where the run is run."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set for the process besides what it inherits."""
+    program: tuple[str, ...] = field(default_factory=lambda: TRAIN)
+    """What trains."""
 
     @property
     def recipe_file(self) -> Path:
@@ -56,7 +59,7 @@ class TrainingProcess:
         """The words of the process; None of them needs a shell."""
         begin = ["--config", str(self.recipe_file)] if state_of(self.run_dir) == "missing" else ["--resume"]
         run = ["--run-dir", str(self.run_dir), "--progress", "plain", *self.flags]
-        return [sys.executable, "-m", "dat", "train", *begin, *run]
+        return [*self.program, *begin, *run]
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it, in a session of its own: Ctrl+C on a terminal is the sweep's to pass on, once."""
