@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dat import losses, methods, models
+    from dat import losses, methods, models, sweep
     from dat.evaluation import evaluate
     from dat.methods.dat.generator import AmplitudeGenerator
     from dat.recipes.by_keyword import recipe
@@ -25,6 +25,7 @@ __all__ = [
     "methods",
     "models",
     "recipe",
+    "sweep",
     "train",
 ]
 
@@ -40,6 +41,7 @@ _HOMES = {
     "methods": "",
     "models": "",
     "recipe": "dat.recipes.by_keyword",
+    "sweep": "",
     "train": "dat.training.from_python",
 }
 

@@ -102,6 +102,7 @@ def _optional_packages() -> list[Finding]:
     for subject, module, extra, purpose in (
         ("AutoAttack", "pyautoattack", "autoattack", "dat evaluate --attacks aa"),
         ("DALI", "nvidia.dali", "dali", "image folders decoded by DALI"),
+        ("submitit", "submitit", "sweep", "dat sweep --executor local and slurm"),
     ):
         try:
             found = importlib.util.find_spec(module) is not None

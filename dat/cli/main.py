@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -53,6 +54,16 @@ def _profile(arguments: Sequence[str]) -> int:
     return profile(recipes, options)
 
 
+def _sweep(arguments: Sequence[str]) -> int:
+    with quiet_signals():
+        from dat.cli.sweep_flags import parse_sweep_flags
+
+        sweep, options = parse_sweep_flags(arguments)
+        from dat.cli.sweep import sweep_by_flags
+
+    return sweep_by_flags(sweep, options, command=shlex.join(["dat", "sweep", *arguments]))
+
+
 def _recipes(arguments: Sequence[str]) -> int:
     _no_arguments("recipes", arguments)
     from dat.cli.recipe_table import print_recipes
@@ -82,6 +93,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "profile": (
         _profile,
         "cost of an epoch and of its phases, method by method: dat profile RECIPE [--methods …] [flags]",
+    ),
+    "sweep": (
+        _sweep,
+        "recipes, ablations and seeds of a file, run and compared: dat sweep FILE [--executor …] [flags]",
     ),
     "recipes": (_recipes, "list recipes and methods"),
     "doctor": (_doctor, "what this machine offers: versions, devices, kernels, optional packages"),

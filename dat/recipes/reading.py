@@ -17,6 +17,8 @@ from dat.recipes.number_text import parse_number
 from dat_engine.errors import UserError, did_you_mean
 from dat_engine.step.optimizer_settings import optimizer_settings
 
+_RECIPE_FILES = "a run's config.json, or a file with name, method and fields"
+
 
 def recipe_from_dict(values: Mapping[str, Any], *, source: str = "this recipe") -> Recipe:
     """Read back what `Recipe.to_dict` wrote; a field that an older version did not write has its default.
@@ -44,12 +46,12 @@ def read_recipe_file(path: Path) -> tuple[Recipe, dict[str, Any]]:
     Raises:
         UserError: no such file, no recipe in it, a field that is not known or whose value is wrong.
     """
-    document = _read_mapping(path)
+    document = read_mapping(path, kind="recipe", give=_RECIPE_FILES)
     source = str(path)
     values = document.get("recipe", document)
     run = document.get("run", {}) if "recipe" in document else {}
     if not isinstance(values, Mapping) or not isinstance(run, Mapping):
-        raise UserError(f"{source} holds no recipe; give a run's config.json, or a file with name, method and fields")
+        raise UserError(f"{source} holds no recipe; give {_RECIPE_FILES}")
     name, method = values.get("name"), values.get("method", "dat")
     if not isinstance(name, str) or not isinstance(method, str):
         raise UserError(f"{source} does not name its recipe; add a line such as name: cifar10-resnet18")
@@ -130,14 +132,23 @@ def _nested_fields(given: Mapping[str, Any], method: str, source: str) -> dict[s
     return nested
 
 
-def _read_mapping(path: Path) -> Mapping[str, Any]:
+def read_mapping(path: Path, *, kind: str, give: str) -> Mapping[str, Any]:
+    """What a JSON file (by its suffix) or a YAML file holds; of a run directory its config.json.
+
+    Args:
+        kind: what the sentence of an error calls that.
+        give: which files would do instead.
+
+    Raises:
+        UserError: no such file, not JSON or YAML, or something else than names and values.
+    """
     if path.is_dir():
         path = path / "config.json"  # a run directory stands for its own
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UserError(f"cannot read the recipe {path}: {reason}") from None
+        raise UserError(f"cannot read the {kind} {path}: {reason}") from None
     if path.suffix == ".json":
         try:
             document = json.loads(text)
@@ -151,7 +162,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
         except yaml.YAMLError as error:
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, Mapping):
-        raise UserError(f"{path} holds no recipe; give a run's config.json, or a file with name, method and fields")
+        raise UserError(f"{path} holds no {kind}; give {give}")
     return document
 
 

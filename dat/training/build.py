@@ -157,7 +157,7 @@ def load_training_data(
     Raises:
         UserError: missing or damaged data, or a size that does not fit it.
     """
-    source = _read(recipe, data_root, "train", processes)
+    source = read_split(recipe, data_root, "train", processes)
     validation = None
     if recipe.data.validation:
         source, validation = hold_out(source, recipe.data.validation, recipe.seed)
@@ -221,7 +221,7 @@ def load_test_data(
     Raises:
         UserError: missing or damaged data, or a limit beyond the split.
     """
-    source = _read(recipe, data_root, "test", processes)
+    source = read_split(recipe, data_root, "test", processes)
     return source if limit is None else take(source, limit, seed=0)
 
 
@@ -230,8 +230,14 @@ def _file_settings(recipe: Recipe) -> FileSettings:
     return FileSettings(image_size=data.image_size, resize=data.resize, on_damaged=data.on_damaged)
 
 
-def _read(recipe: Recipe, data_root: Path, split: Literal["train", "test"], processes: Processes) -> ImageSource:
-    """One split; with many processes the first one reads, and downloads what is missing, before the others look."""
+def read_split(
+    recipe: Recipe, data_root: Path, split: Literal["train", "test"], processes: Processes = ONE_PROCESS
+) -> ImageSource:
+    """One split; with many processes the first one reads, and downloads what is missing, before the others look.
+
+    Raises:
+        UserError: missing or damaged data.
+    """
     data, files = recipe.data, _file_settings(recipe)
     source: ImageSource | None = None
     for first in (True, False):

@@ -1,0 +1,54 @@
+"""What can be seen to be wrong with a sweep before any of its runs is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dat.evaluation import parse_attacks
+from dat.recipes import DataSettings, Recipe
+from dat.sweep.file import Sweep
+from dat.sweep.options import SweepOptions
+from dat.training.build import check_without_data, choose_device, read_split
+from dat_engine.errors import UserError
+
+
+def check_runs(sweep: Sweep, options: SweepOptions) -> None:
+    """Refuse what a run would refuse at its start: models, methods' settings, attacks, data that are missing.
+
+    Data that can be downloaded are downloaded, here and once, before runs look for them at the same time.
+
+    Raises:
+        UserError: names the run.
+    """
+    # of a cluster's nodes this machine knows nothing; what the file asks of them says what they have
+    device = torch.device("cuda") if _on_other_machines(sweep, options) else choose_device(options.device)
+    by_name: dict[str, Recipe] = {run.name: run.recipe for run in sweep.runs}
+    for name, recipe in by_name.items():
+        try:
+            parse_attacks(recipe.evaluation.attacks)
+            check_without_data(recipe, options.data_root, device)
+        except UserError as error:
+            raise UserError(f"run {name}: {error}") from None
+    read: list[DataSettings] = []
+    for name, recipe in by_name.items():
+        if recipe.data in read:
+            continue
+        read.append(recipe.data)
+        try:
+            read_split(recipe, options.data_root, "train")
+            read_split(recipe, options.data_root, "test")
+        except UserError as error:
+            raise UserError(f"run {name}: {error}") from None
+
+
+def _on_other_machines(sweep: Sweep, options: SweepOptions) -> bool:
+    return options.executor == "slurm" and options.device != "cpu" and any("gpu" in name for name in sweep.slurm)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder of the sweep that is a file, or lies under one."""
+    for ancestor in (folder, *folder.parents):
+        if ancestor.exists() and not ancestor.is_dir():
+            raise UserError(f"the sweep cannot go to {folder}: {ancestor} is a file; use another --out")

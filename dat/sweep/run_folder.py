@@ -1,0 +1,71 @@
+"""The run directory of one of a sweep's runs, looked at without torch: how far it is, and whether it is that run's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from dat.recipes import Recipe, differences
+from dat.recipes.reading import recipe_from_dict
+from dat.training.resumption import CHANGEABLE
+from dat_engine.errors import UserError
+from dat_engine.run.metrics import MetricsLog
+
+RunState = Literal["missing", "unfinished", "finished"]
+
+
+def state_of(path: Path) -> RunState:
+    """missing: nothing was begun; unfinished: to be resumed; finished: trained and evaluated."""
+    if (path / "summary.json").exists():
+        return "finished"
+    return "unfinished" if (path / "config.json").exists() else "missing"
+
+
+def refuse_another(path: Path, recipe: Recipe) -> None:
+    """Raise unless what is at `path`, if anything, is a run of `recipe`, fields apart that the numbers do not depend on.
+
+    Raises:
+        UserError: names the first field that differs.
+    """
+    if state_of(path) == "missing":
+        return
+    source = path / "config.json"
+    begun = recipe_from_dict(read_object(source).get("recipe", {}), source=str(source)).to_dict()
+    wanted = recipe.to_dict()
+    for name in differences(begun, wanted):
+        if name not in CHANGEABLE:
+            was, now = at(begun, name), at(wanted, name)
+            raise UserError(
+                f"{path} holds a run with {name} {was}, and the sweep wants {now}; use another --out, or take that run away"
+            )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file of a run directory.
+
+    Raises:
+        UserError: it cannot be read or is damaged.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or take the run away") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object; restore it, or take the run away")
+    return document
+
+
+def epoch_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that end an epoch in the metrics.jsonl of the run at `path`; none where there is no such file."""
+    return [row for row in MetricsLog(path / "metrics.jsonl").rows() if "epoch_loss" in row]
+
+
+def at(values: dict[str, Any], dotted: str) -> Any:
+    """What a dictionary of groups holds under a dotted name; None where it has no such group."""
+    inner: Any = values
+    for part in dotted.split("."):
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    return inner
