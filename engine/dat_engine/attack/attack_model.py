@@ -20,6 +20,7 @@ from dat_engine.attack import folding, verification
 from dat_engine.attack.refreshing import Refresher
 from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_layout, branch_names, has_batchnorm
+from dat_engine.model.copying import acts_as_its_type
 
 Branching = Literal["folded", "grouped"]
 
@@ -42,8 +43,8 @@ class AttackModel:
         memory_format: of the convolution weights and the images.
         branching: ``"folded"`` keeps one folded weight set per branch and runs the groups one by one (on a GPU side by
             side, on streams of their own); ``"grouped"`` runs all groups as one batch whose BatchNorm is an affine per
-            group, with one set of weights for all layouts. A model without BatchNorm has one copy of its weights and runs
-            all groups as one batch either way.
+            group, with one set of weights for all layouts, which are the model's own (`weight_copies`). A model without
+            BatchNorm has one copy of its weights and runs all groups as one batch either way.
         compiled: run every branch (or layout) through torch.compile.
     """
 
@@ -68,6 +69,7 @@ class AttackModel:
         self._model = model
         self._compiled = compiled
         self._refresher = Refresher()
+        self._unfolded: dict[str, nn.Module] = {}
         self._streams: list[torch.cuda.Stream] = []
         self._modules = self._rewritten_modules(layouts, branching) if branched else self._one_copy(layouts)
         self._groups = self._callables()
@@ -87,6 +89,20 @@ class AttackModel:
         if self._checks_left and not _recording(self._device):
             self._refreshed_at = self._weights_now()
             self._check_is_due = self._refreshed_at != self._checked_at
+
+    @property
+    def weight_copies(self) -> dict[str, Tensor]:
+        """By their names in the model, its parameters as they were at the last refresh, in the compute dtype, not folded.
+
+        Of a grouped attack model those of convolutions and linear layers, which no part of the model reads but by calling
+        the layer; else none.
+        """
+        return {
+            f"{name}.{leaf}": parameter
+            for name, layer in self._unfolded.items()
+            if type(layer) in (nn.Conv2d, nn.Linear) and acts_as_its_type(layer)
+            for leaf, parameter in layer.named_parameters()
+        }
 
     def verify(self, images: Tensor) -> str | None:
         """Compare it, refreshed, with the model in eval mode on the first of `images` [B, C, H, W], on every branch.
@@ -169,16 +185,13 @@ class AttackModel:
         units = [(branch,) for layout in layouts for branch in layout] if one_by_one else list(layouts)
         settings = self._refresher, self.dtype, self.memory_format
         modules: dict[tuple[str, ...], nn.Module] = {}
-        # one set of weights serves every layout, where several groups need one that is not folded
-        unfolded: dict[str, nn.Module] = {}
-        folds = all(len(unit) == 1 for unit in units)
         for unit in dict.fromkeys(units):
             if graph is None:
                 modules[unit] = self._plain_copy(unit, self._refresher, self.dtype)
-            elif folds:
+            elif one_by_one:
                 modules[unit] = folding.folded(self._model, graph, unit[0], *settings)
-            else:
-                modules[unit] = folding.grouped(self._model, graph, unit, *settings, shared=unfolded)
+            else:  # one set of weights serves every layout
+                modules[unit] = folding.grouped(self._model, graph, unit, *settings, shared=self._unfolded)
         return modules
 
     def _one_copy(self, layouts: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], nn.Module]:
@@ -196,7 +209,7 @@ class AttackModel:
         return _PlainCopy(folding.frozen_copy(self._model, refresher, dtype, self.memory_format), unit)
 
     def _serve_plain_copies(self) -> None:
-        self._refresher = Refresher()
+        self._refresher, self._unfolded = Refresher(), {}
         self._modules = {unit: self._plain_copy(unit, self._refresher, self.dtype) for unit in self._modules}
         self._groups = self._callables()
         self._rewritten = False

@@ -57,9 +57,14 @@ class Precision:
     def scales_loss(self) -> bool:
         return self.name == "fp16"
 
+    @property
+    def is_half(self) -> bool:
+        """Whether forward and backward passes compute in a narrower dtype than the weights have."""
+        return self.name in ("bf16", "fp16")
+
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Context of the train-mode forward."""
-        if self.name in ("fp32", "fp64"):
+        if not self.is_half:
             return nullcontext()
         import torch
 

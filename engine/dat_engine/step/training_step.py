@@ -9,10 +9,12 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dat_engine import private_torch
 from dat_engine.attack.attack_model import AttackModel, Branching
@@ -23,6 +25,7 @@ from dat_engine.model.branches import branch_layout, normalise_at_once, uncounte
 from dat_engine.model.precision import Precision
 from dat_engine.model.strided_convolutions import keep_out_of_channels_last
 from dat_engine.profile.ranges import named_range
+from dat_engine.step import shared_weights
 from dat_engine.step.averages import Averages
 from dat_engine.step.evaluated import evaluated_model
 from dat_engine.step.first_batch import check_first_batch
@@ -36,6 +39,7 @@ from dat_engine.step.updates import RULES, Outcome, WeightPerturbation
 from dat_engine.step.weight_settings import EMASettings, SWASettings
 
 Forward = Callable[[Tensor], Tensor]
+ForwardWith = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
 class TrainingStep:
@@ -50,7 +54,8 @@ class TrainingStep:
         weight_perturbation: moves the classifier's weights around its gradient, whatever the method; None: the method's own.
         ema, swa: which averages of the classifier's weights are kept beside them.
         branching: how the attack model runs groups of several branches, see `dat_engine.attack.attack_model.AttackModel`.
-        compiled: run attack model, joint forward and losses through torch.compile; shapes are static.
+        compiled: run attack model, joint forward and losses through torch.compile; shapes are static. In half precision, and
+            in one process, the joint forward then takes the weights that a grouped attack model has converted.
         processes: with more than one, all players train under DistributedDataParallel; the attack exchanges nothing.
         seed: of the random numbers that the method draws; each process has its own.
         max_nonfinite_steps: skipped steps in a row after which none changes anything any more (`dat_engine.step.guard`).
@@ -129,6 +134,11 @@ class TrainingStep:
         self._counts_batches = compiled and not self._many
         if self._counts_batches:
             normalise_at_once(model)
+        self._forward_with: ForwardWith | None = None
+        if (
+            compiled and not self._many and self.precision.is_half
+        ):  # DistributedDataParallel looks after its own parameters
+            self._forward_with = torch.compile(self._functional_forward, dynamic=False)
         self._has_seen_a_batch = False
         self._steps_done = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seed = seed
@@ -229,18 +239,18 @@ class TrainingStep:
 
     def joint_pass(self, examples: Examples, batch: Batch) -> Outcome:
         with named_range("joint"):
-            return self._outcome(
-                self._train_logits(self._forward, examples.groups, self.method.layout), examples, batch
-            )
+            forward = self._with_weight_copies(self._forward, renewed=self._weight_perturbation is not None)
+            return self._outcome(self._train_logits(forward, examples.groups, self.method.layout), examples, batch)
 
     def second_pass(self, examples: Examples, batch: Batch) -> Outcome:
         logits: list[Tensor] = []
         pairs = zip(examples.groups, self.method.layout, strict=True)
         with named_range("joint"):
+            forward = self._with_weight_copies(self._local_forward, renewed=True)
             for depends, run in itertools.groupby(pairs, key=lambda pair: pair[0].requires_grad):
                 images, layout = zip(*run, strict=True)
                 with torch.set_grad_enabled(depends):
-                    logits.extend(self._train_logits(self._local_forward, images, layout))
+                    logits.extend(self._train_logits(forward, images, layout))
             return self._outcome(tuple(logits), examples, batch)
 
     def backward(self, terms: dict[str, Tensor], seats: tuple[Seat, ...]) -> None:
@@ -268,6 +278,23 @@ class TrainingStep:
             for seat in seats:
                 self.guard.step(seat.optimizer, seat.rests(self._steps_done))
             self.guard.settle()
+
+    def _with_weight_copies(self, forward: Forward, *, renewed: bool) -> Forward:
+        """`forward`, or the same network on the attack model's half-precision weights, which autocast need not make again.
+
+        Args:
+            renewed: whether the weights have moved since the attack model was refreshed.
+        """
+        copies = self.attack_model.weight_copies if self.attack_model is not None else {}
+        if self._forward_with is None or not copies:
+            return forward
+        if renewed:
+            shared_weights.renew(self.model, copies)
+        return partial(self._forward_with, shared_weights.differentiable_copies(self.model, copies))
+
+    def _functional_forward(self, weights: dict[str, Tensor], images: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self.model, weights, (images,), tie_weights=False)
+        return logits
 
     def _train_logits(
         self, forward: Forward, groups: tuple[Tensor, ...], layout: tuple[str, ...]

@@ -191,6 +191,7 @@ def _pretended_gpu() -> Iterator[None]:
             "device_count": staticmethod(lambda: 1),
         },
         CudaInterface.Worker: {"get_device_properties": staticmethod(lambda device=None: _PROPERTIES)},
+        torch._C: {"_conv_determine_backend_memory_format": _memory_format_of_cudnn},
     }
     utilities = SimpleNamespace(
         get_device_properties=lambda index: {"max_shared_mem": 232448, "multiprocessor_count": 132}
@@ -209,6 +210,12 @@ def _pretended_gpu() -> Iterator[None]:
             yield
         finally:
             _forget_what_was_found()
+
+
+def _memory_format_of_cudnn(images: Tensor, weight: Tensor, backend: object) -> torch.memory_format:
+    """In which cuDNN gives its results; asked without a GPU, torch answers for kernels of its own, which know one format."""
+    either = any(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (images, weight))
+    return torch.channels_last if either else torch.contiguous_format
 
 
 def _forget_what_was_found() -> None:
