@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 
-from dat.methods import dajat, dat, mart, pgd_at, plain, sar, st, trades
+from dat.methods import dajat, dat, idbh, mart, pgd_at, plain, sar, st, trades
 from dat.methods.base import MethodEntry
 from dat.methods.dajat import DAJAT
 from dat.methods.dat import DAT
+from dat.methods.idbh import IDBH
 from dat.methods.mart import MART
 from dat.methods.pgd_at import PGDAT
 from dat.methods.plain import Plain
@@ -23,6 +24,7 @@ from dat_engine.errors import UserError, unknown_name
 __all__ = [
     "DAJAT",
     "DAT",
+    "IDBH",
     "MART",
     "METHODS",
     "PGDAT",
@@ -43,6 +45,7 @@ METHODS: dict[str, MethodEntry] = {
     "st": st.ENTRY,
     "sar": sar.ENTRY,
     "dajat": dajat.ENTRY,
+    "idbh": idbh.ENTRY,
     "plain": plain.ENTRY,
 }
 

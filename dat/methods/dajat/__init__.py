@@ -53,7 +53,12 @@ ENTRY = MethodEntry(
     milestones=(),
     epoch_settings=("ramp_epochs",),
     branches=lambda settings: ("base", "aug"),
-    recipe_defaults={"optimizer.learning_rate": 0.2, "schedule.kind": "cosine"},
+    recipe_defaults={
+        "optimizer.learning_rate": 0.2,
+        "schedule.kind": "cosine",
+        "awp.gamma": 0.005,
+        "ema.decay": 0.9996,
+    },
     defaults_by_recipe={
         **{f"cifar100-{model}": _CIFAR100 for model in ("resnet18", "wrn34-10", "wrn28-10")},
         **{f"cifar10-{model}": _CIFAR10_WIDE for model in ("wrn34-10", "wrn28-10")},

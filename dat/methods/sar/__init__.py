@@ -38,5 +38,6 @@ ENTRY = MethodEntry(
     epochs=100,
     milestones=(75, 90),
     epoch_settings=("start",),
+    recipe_defaults={"swa.start": 75.0},
     summary="SAR: PGD-AT that aligns the spectra of clean and attacked logits, from an epoch on",
 )
