@@ -91,7 +91,10 @@ def method_table() -> str:
         "|---|---|---|---|---|",
     ]
     for name, entry in METHODS.items():
-        drops = ", ".join(str(milestone) for milestone in entry.milestones)
+        drops = (
+            ", ".join(str(milestone) for milestone in entry.milestones)
+            or recipe("cifar10-resnet18", name).schedule.kind
+        )
         lines.append(
             f"| [`{name}`](../methods/{name}.md) | {entry.summary} | {entry.epochs} | {drops} | {entry.select_by} |"
         )

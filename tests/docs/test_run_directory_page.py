@@ -26,7 +26,7 @@ def section(heading: str) -> str:
     return re.split(r"^## ", PAGE.split(f"## {heading}\n")[1], flags=re.MULTILINE)[0]
 
 
-@pytest.fixture(scope="module", params=["dat", "trades"])
+@pytest.fixture(scope="module", params=["dat", "trades", "dajat"])
 def run(request, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / request.param
     assert main(["train", "digits-resnet", "--method", request.param, *FLAGS.split(), "--run-dir", str(path)]) == 0
@@ -46,8 +46,15 @@ def test_fields_of_config_and_summary(run):
 def test_fields_of_metrics(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     every_step, every_epoch = section("metrics.jsonl").split("at the end of every epoch")
-    terms = {"dat": {"clean_loss", "mixed_loss", "js"}, "trades": {"cross_entropy", "kl"}}
-    others = set().union(*(names for method, names in terms.items() if method != run.name))
+    terms = {
+        "dat": {"clean_loss", "mixed_loss", "js"},
+        "trades": {"cross_entropy", "kl"},
+        "mart": {"boosted", "weighted_kl"},
+        "st": {"cross_entropy", "squeeze"},
+        "sar": {"cross_entropy", "spectral"},
+        "dajat": {"cross_entropy", "kl", "js", "epsilon"},
+    }
+    others = set().union(*terms.values()) - terms[run.name]
     assert set(rows[0]) == first_column(every_step) - others
     assert {name for name in rows[-1] if name.removeprefix("epoch_") not in terms[run.name]} == first_column(
         every_epoch
