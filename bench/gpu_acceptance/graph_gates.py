@@ -30,9 +30,11 @@ from bench.gpu_acceptance.networks import (
 from bench.gpu_acceptance.records import Notes, Recorder, require
 from bench.gpu_acceptance.setting import Setting
 from dat_engine.data import Augmentation, Batch, ResidentLoader, prefetched
+from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.optimizers import set_learning_rate
 from dat_engine.step.training_step import TrainingStep
+from dat_engine.step.weight_settings import EMASettings
 
 STEPS = 6
 RATES = [RATE, RATE / 2, 0.0, RATE, RATE / 4, RATE]
@@ -42,7 +44,12 @@ SAME_AS_UNCAPTURED: dict[str, dict[str, Any]] = {
     "captured = compiled, bf16, folded on parallel branches": {"precision": "bf16", "branching": "folded"},
     "captured = compiled, PGD-AT": {"precision": "bf16", "method": "pgd-at"},
     "captured = compiled, fp16 with its loss scale": {"precision": "fp16", "branching": "grouped"},
-    "captured = compiled, float32, both players in turn": {"branching": "grouped", "update": "alternating"},
+    "captured = compiled, float32, both players in turn, weights perturbed and averaged": {
+        "branching": "grouped",
+        "update": "alternating",
+        "weight_perturbation": AdversarialWeightPerturbation(0.005),
+        "ema": EMASettings(decay=0.9),
+    },
 }
 
 

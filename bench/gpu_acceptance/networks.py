@@ -82,8 +82,10 @@ def train(
 
 
 def state_of(step: TrainingStep) -> dict[str, Tensor]:
-    """Copies of everything that a step trains, by name: weights, statistics, momenta of both players."""
+    """Copies of everything that a step changes, by name: weights, statistics, momenta of both players, averages."""
     tensors = dict(step.model.state_dict())
+    for name, average in step.averages.by_name.items():
+        tensors |= {f"{name}.{key}": value for key, value in average.network.state_dict().items()}
     for seat in step.other_seats:
         tensors |= {f"psi.{name}": value for name, value in seat.player.network.state_dict().items()}
     for seat in (*step.own_seats, *step.other_seats):

@@ -12,7 +12,7 @@ from dat_engine.run.display import Display
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop
 from dat_engine.run.trainer import Ending, Trainer
-from dat_engine.step.evaluated import evaluated_name
+from dat_engine.step.evaluated import RAW, evaluated_name
 
 
 def evaluate_result(
@@ -67,8 +67,9 @@ def evaluate_result(
             "accuracy": dict(result),
         }
     )
+    average = "" if weights == RAW else f" ({weights} weights)"
     display.summary(
         result.titled(),
-        title=f"{recipe.method} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
+        title=f"{recipe.method}{average} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
     )
     return result

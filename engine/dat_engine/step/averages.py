@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dat_engine import private_torch
 from dat_engine.model.copying import independent_copy
+from dat_engine.profile.ranges import named_range
 from dat_engine.step.weight_settings import EMASettings, SWASettings
 
 
@@ -117,7 +118,8 @@ class Averages:
     def follow(self, skipped: Tensor) -> None:
         """After a step; see `ExponentialAverage.follow`."""
         if self.ema is not None:
-            self.ema.follow(skipped)
+            with named_range("optimizer"):
+                self.ema.follow(skipped)
 
     def end_epoch(self, epochs_done: int) -> None:
         """See `EpochAverage.end_epoch`."""
