@@ -1,12 +1,19 @@
 """Settings of DAT's ablations that make no sense together are refused in a sentence; those that recipes set are not."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
+import dat
 from dat.cli import main
-from dat.methods import method_entry
+from dat.cli.train_flags import parse_train_flags
+from dat.methods import METHODS, method_entry
 from dat.methods.dat import DAT
+from dat.methods.task import Task
+from dat.training.build import build_model, build_step
 from dat_engine.errors import UserError
 
 PGD_AT = {"training_loss": "pgd-at", "attack_loss": "cross-entropy"}
@@ -60,3 +67,15 @@ def test_the_command_line_refuses_before_anything_is_written(tmp_path, capsys):
     assert main(["train", "digits-resnet", *words]) == 2
     assert "lam_high has no effect without the mixed image; leave it out" in capsys.readouterr().err
     assert not run.exists()
+
+
+def test_a_network_without_batchnorm_loses_no_branch_that_was_not_asked_for():
+    words = ["digits-resnet", "--model.name", "vit_lite_patch4", "--model.width", "8", "--dat.branches", "shared"]
+    chosen, _ = parse_train_flags(words)
+    method = METHODS["dat"].create(chosen.settings, Task(num_classes=10, image_shape=(1, 16, 16), epsilon=0.1))
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    data = (torch.rand(8, 1, 8, 8), torch.arange(8) % 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_step(chosen, build_model(chosen, 10, (1, 16, 16)), method)
+        dat.Trainer(own, data, method=chosen.settings, epsilon=0.1, epochs=1, batch_size=8, device="cpu").fit()

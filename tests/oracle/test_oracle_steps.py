@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.oracle import losses
+from tests.oracle.ablations import ablated_step
 from tests.oracle.method import (
     amplitude_mix,
     clip01,
@@ -165,6 +166,15 @@ def test_dat_step_modes_agree_before_the_generator_moves():
     assert torch.equal(joint["mixed_adversarial"], alternating["mixed_adversarial"])
     assert float(joint["generator_loss"]) == float(joint["loss"])
     assert float(alternating["generator_loss"]) != float(joint["loss"])
+
+
+def test_an_ablated_step_with_nothing_left_out_is_the_whole_one():
+    arguments = step_arguments()
+    noise = {name: 0.001 * arguments[name] for name in ("start_noise", "mix_start_noise")}
+    ablated, whole = ablated_step(**{**arguments, **noise}), dat_step(**step_arguments(generator_update="joint"))
+    close(ablated["loss"], whole["loss"])
+    for name in ("model_after", "running_after", "generator_after"):
+        close(ablated[name], whole[name])
 
 
 def test_dat_step_refuses_an_unknown_generator_update():
