@@ -24,7 +24,8 @@ def _digits(name: str, method: str) -> Recipe:
         evaluation=EvaluationSettings(attacks="natural,fgsm,pgd20,pgd100,cw"),
         log_every=10,
     )
-    return with_epochs(with_method_defaults(usual, but=("optimizer", "schedule")), 25)
+    # of 500 steps an average that looks back over thousands would show the initial weights
+    return with_epochs(with_method_defaults(usual, but=("optimizer", "schedule", "ema")), 25)
 
 
 RECIPES: dict[str, CreateRecipe] = {"digits-resnet": _digits}

@@ -44,7 +44,7 @@ def with_method_defaults(usual: Recipe, *, but: Collection[str] = ()) -> Recipe:
     """What the method's paper sets, over a recipe of the method's usual length.
 
     Args:
-        but: groups of fields that are the recipe's own whatever the method: "optimizer", "schedule".
+        but: groups of fields that are the recipe's own whatever the method: "optimizer", "schedule", "ema".
     """
     entry = METHODS[usual.method]
     values = {**entry.recipe_defaults, **entry.defaults_by_recipe.get(usual.name, {})}

@@ -40,7 +40,9 @@ def test_optimizer_and_schedule_of_the_paper_stand_where_its_data_and_networks_d
     assert mart["cifar10-resnet18"].optimizer.weight_decay == 3.5e-3 and mart["cifar10-resnet18"].epochs == 120
     dajat = recipe("cifar10-resnet18", "dajat")
     assert (dajat.schedule.kind, dajat.optimizer.learning_rate, dajat.epochs) == ("cosine", 0.2, 200)
-    assert recipe("digits-resnet", "dajat").schedule.kind == "one-cycle"
+    assert (dajat.awp.gamma, dajat.awp.start, dajat.ema.decay) == (0.005, 9.0, 0.9996)
+    digits = recipe("digits-resnet", "dajat")
+    assert (digits.schedule.kind, digits.awp.start, digits.ema.decay) == ("one-cycle", 9 / 8, None)
     assert recipe("cifar100-resnet18", "dajat").settings.beta == 9.0
 
 
@@ -56,6 +58,7 @@ def test_settings_counted_in_epochs_fit_the_recipes_length(name, epochs, start, 
     sar, dajat = recipe(name, "sar"), recipe(name, "dajat")
     assert (sar.epochs, dajat.epochs) == epochs
     assert sar.settings == SAR(start=start) and dajat.settings == DAJAT(ramp_epochs=ramp)
+    assert sar.swa.start == start
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def squeeze_terms(
     squeeze = torch.zeros((), dtype=clean_logits.dtype)
     for sample in range(batch):
         rows = [logits[sample : sample + 1] for logits in candidates]
-        rows.sort(key=lambda row: float(log_softmax(row)[0, int(targets[sample])]))
+        rows.sort(key=lambda row: float(log_softmax(row.detach())[0, int(targets[sample])]))
         lowest, highest = rows[0], rows[-1]
         squeeze = squeeze + kl_divergence(highest.detach(), lowest) / 2 + kl_divergence(lowest.detach(), highest) / 2
     terms = {"cross_entropy": cross_entropy(clean_logits, targets), "squeeze": squeeze / batch}

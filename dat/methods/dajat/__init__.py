@@ -57,6 +57,7 @@ ENTRY = MethodEntry(
         "optimizer.learning_rate": 0.2,
         "schedule.kind": "cosine",
         "awp.gamma": 0.005,
+        "awp.start": 9.0,
         "ema.decay": 0.9996,
     },
     defaults_by_recipe={
