@@ -13,7 +13,18 @@ from bench.gpu_acceptance.inputs import training_images
 from bench.gpu_acceptance.kernel_backend import same_bits
 from bench.gpu_acceptance.records import Recorder, require
 from bench.gpu_acceptance.setting import Setting
-from dat_engine.data import Augmentation, Batch, ImageArrays, ResidentLoader, prefetched
+from bench.gpu_acceptance.waiting import waiting_is_an_error
+from dat_engine.data import (
+    AUGMENTATIONS,
+    Augmentation,
+    Batch,
+    ImageArrays,
+    ResidentLoader,
+    named_augmentation,
+    prefetched,
+    unit_range,
+)
+from dat_engine.data.augmentations.interface import ImageAugmentation
 from dat_kernels import augment
 
 AUGMENTATION = Augmentation(padding=4, flip=True)
@@ -33,10 +44,44 @@ def run(setting: Setting, record: Recorder) -> None:
                 require(_same(batch, rest[index - middle]), f"step {index} differs")
     with record.gate("data: prefetched batches are the same, while the other stream works and reuses memory") as notes:
         notes.text = check_prefetching(arrays, size, setting)
+    with record.gate("data: augmentations on the device are the CPU's on the same draws") as notes:
+        notes.text = check_augmentations(arrays, size, setting)
+    with record.gate("data: no augmentation waits for the device inside an epoch"):
+        for name in AUGMENTATIONS:
+            loader = _loader(arrays, size, setting, _augmentation(name, arrays))
+            list(zip(loader.epoch(0), range(2), strict=False))
+            with waiting_is_an_error(setting):
+                list(zip(loader.epoch(1), range(5), strict=False))
 
 
-def _loader(arrays: ImageArrays, batch_size: int, setting: Setting) -> ResidentLoader:
-    return ResidentLoader(arrays, batch_size=batch_size, augmentation=AUGMENTATION, seed=1, device=setting.device)
+def _loader(
+    arrays: ImageArrays, batch_size: int, setting: Setting, augmentation: Augmentation = AUGMENTATION
+) -> ResidentLoader:
+    return ResidentLoader(arrays, batch_size=batch_size, augmentation=augmentation, seed=1, device=setting.device)
+
+
+def _augmentation(name: str, arrays: ImageArrays) -> Augmentation:
+    augmentation = named_augmentation(name, AUGMENTATION, data_set="cifar10", image_shape=arrays.image_shape)
+    assert isinstance(augmentation, Augmentation)
+    return augmentation
+
+
+def check_augmentations(arrays: ImageArrays, batch_size: int, setting: Setting) -> str:
+    """A source that lies halfway between two pixels, or a sum that is rounded another way, may be another level on a GPU."""
+    cpu, texts = torch.device("cpu"), []
+    images = unit_range(arrays.images[: 4 * batch_size].cpu())
+    for name in AUGMENTATIONS:
+        then = _augmentation(name, arrays).then
+        if not isinstance(then, ImageAugmentation):
+            continue
+        draws = then.draw(len(images), arrays.image_shape, torch.Generator().manual_seed(0), cpu)
+        expected = then.apply(images, draws)
+        found = then.apply(images.to(setting.device), {key: drawn.to(setting.device) for key, drawn in draws.items()})
+        different = (found.cpu() != expected).double().mean().item()
+        require(different < 0.005, f"{name}: {100 * different:.2f} % of the values differ")
+        require((expected != images).any(), f"{name} changes nothing")
+        texts.append(f"{name} {100 * different:.3f} %")
+    return "values that differ: " + ", ".join(texts)
 
 
 def check_epoch(arrays: ImageArrays, batch_size: int, setting: Setting) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from bench.gpu_acceptance.networks import (
 )
 from bench.gpu_acceptance.records import Notes, Recorder, require
 from bench.gpu_acceptance.setting import Setting
+from bench.gpu_acceptance.waiting import waiting_is_an_error
 from dat_engine.data import Augmentation, Batch, ResidentLoader, prefetched
 from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.graph import GraphedStep
@@ -253,7 +253,7 @@ def no_wait(stand: Stand, setting: Setting, notes: Notes) -> None:
     execute(next(loader.epoch(0)))
     sums: dict[str, Tensor] = {}
     steps = 0
-    with _waiting_is_an_error(setting):
+    with waiting_is_an_error(setting):
         for batch in prefetched(loader.epoch(1), setting.device):
             set_learning_rate(step.optimizer, RATE)
             for name, value in execute(batch).items():
@@ -262,17 +262,3 @@ def no_wait(stand: Stand, setting: Setting, notes: Notes) -> None:
     require(steps == loader.steps_per_epoch, f"{steps} of {loader.steps_per_epoch} steps")
     require(math.isfinite(float(sums["loss"])), "the epoch's loss is not finite")
     notes.text = f"{steps} steps, mean loss {float(sums['loss']) / steps:.3f}"
-
-
-@contextmanager
-def _waiting_is_an_error(setting: Setting) -> Iterator[None]:
-    if setting.rehearsal:
-        with nullcontext():
-            yield
-        return
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

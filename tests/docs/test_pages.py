@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dat.evaluation.attacks import REGISTRY, TITLES
+from dat_engine.data.augmentations.registry import AUGMENTATIONS
 from dat_engine.data.datasets.registry import SOURCES
 from docs.hooks.build import PICTURES
 from docs.hooks.commands import COMMANDS as DAT_COMMANDS
@@ -41,7 +42,7 @@ def name_of(path: Path) -> str:
 @pytest.fixture
 def registries_as_before():
     """What a page adds to a registry goes when the page has been run."""
-    registries = (METHODS, REGISTRY, TITLES, SOURCES)
+    registries = (METHODS, REGISTRY, TITLES, SOURCES, AUGMENTATIONS)
     before = [dict(registry) for registry in registries]
     yield
     for registry, entries in zip(registries, before, strict=True):

@@ -38,7 +38,7 @@ class AutoAugment(ImageAugmentation):
         """``operation`` int64 [B, 2] (see `Operation`) and ``magnitude`` float64 [B, 2], in the order of their use."""
         pairs = _POLICIES[self.policy]
         rows = [(part.operation, part.probability, *_magnitudes(part, image_shape)) for pair in pairs for part in pair]
-        table = torch.tensor(rows, dtype=torch.float64, device=device).view(len(pairs), 2, 4)
+        table = torch.tensor(rows, dtype=torch.float64).to(device, non_blocking=True).view(len(pairs), 2, 4)
         chosen = table[torch.randint(len(pairs), (count,), generator=generator, device=device)]
         chance, direction = torch.rand(2, count, 2, generator=generator, device=device)
         operation, probability, forward, backward = chosen.unbind(dim=2)

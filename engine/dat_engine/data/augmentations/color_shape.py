@@ -60,8 +60,9 @@ class ColorShape(ImageAugmentation):
         uniform, strength, direction, axis = torch.rand(
             4, count, dtype=torch.float64, generator=generator, device=device
         )
-        table = torch.tensor(_POLICIES[self.policy], dtype=torch.float64, device=device)
-        chosen = torch.bucketize(uniform, table[:-1, 1].cumsum(0), right=True)
+        policy = torch.tensor(_POLICIES[self.policy], dtype=torch.float64)
+        bounds, table = (part.to(device, non_blocking=True) for part in (policy[:-1, 1].cumsum(0), policy))
+        chosen = torch.bucketize(uniform, bounds, right=True)
         number, _, lowest, highest = table[chosen].unbind(dim=1)
         operation = number.to(torch.int64)
         magnitude = lowest + (highest - lowest) * strength

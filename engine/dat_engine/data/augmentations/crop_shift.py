@@ -41,13 +41,12 @@ class CropShift(ImageAugmentation):
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """See `ImageAugmentation.apply`."""
-        batch, channels, height, width = images.shape
+        height, width = images.shape[2:]
         rows, in_rows = _source(draws, 0, height)
         columns, in_columns = _source(draws, 1, width)
-        rows = rows[:, None, :, None].expand(batch, channels, height, width)
-        columns = columns[:, None, None, :].expand(batch, channels, height, width)
+        pixel = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None].expand(-1, images.shape[1], -1)
         outside = ~(in_rows[:, None, :, None] & in_columns[:, None, None, :])
-        return images.gather(2, rows).gather(3, columns).masked_fill_(outside, 0)
+        return images.flatten(2).gather(2, pixel).view_as(images).masked_fill_(outside, 0)
 
 
 def _below(uniform: Tensor, bound: Tensor | int) -> Tensor:

@@ -19,8 +19,8 @@ __all__ = ["CutMix"]
 class CutMix:
     """Each image has a partner in its batch (a random permutation) and a box of its own, whose pixels are the partner's.
 
-    The box is centred uniformly and its area, before what lies outside of the image is cut off, is 1 - lam of the image's, lam
-    ~ Beta(1, 1), which is uniform. Labels are mixed by the area that the box really has.
+    The box is centred uniformly; its share of the area is drawn from Beta(1, 1), which is uniform, before what lies outside of
+    the image is cut off. Labels are mixed by the area that the box really has.
 
     probability: share of the images that are mixed. The paper mixes all of them, and so does torchvision; the authors' code
     takes a flag, which is 0.5 in its commands for CIFAR.
@@ -55,12 +55,12 @@ class CutMix:
         _, height, width = image_shape
         count = steps * batch_size
         partner = torch.rand(steps, batch_size, generator=generator, device=device).argsort(dim=1)
-        lam, chance = torch.rand(2, count, generator=generator, device=device)
+        kept, chance = torch.rand(2, count, generator=generator, device=device)
         centre = torch.stack(
             [torch.randint(edge, (count,), generator=generator, device=device) for edge in (height, width)], dim=1
         )
-        edges = torch.stack([torch.full_like(lam, height), torch.full_like(lam, width)], dim=1)
-        half = (0.5 * (1 - lam).sqrt()[:, None] * edges).to(torch.int64)
+        edges = torch.stack([torch.full_like(kept, height), torch.full_like(kept, width)], dim=1)
+        half = (0.5 * (1 - kept).sqrt()[:, None] * edges).to(torch.int64)
         box = torch.where((chance < self.probability)[:, None], clipped_boxes(centre, half, height, width), 0)
         return {"partner": partner, "box": box.view(steps, batch_size, 4)}
 

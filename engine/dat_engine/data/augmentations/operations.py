@@ -54,7 +54,9 @@ def apply_operations(levels: Tensor, operation: Tensor, magnitude: Tensor) -> Te
         padding_mode="zeros",
         align_corners=False,
     )
-    return _sharpened(_coloured(moved, operation, magnitude), operation, magnitude)
+    _colour(moved, operation, magnitude)
+    _sharpen(moved, operation, magnitude)
+    return moved
 
 
 def check_colours(name: str, image_shape: tuple[int, int, int]) -> None:
@@ -118,26 +120,26 @@ def _blend_factors(operation: Tensor, kind: Operation, magnitude: Tensor) -> tup
     return factor.float(), (1 - factor).float()
 
 
-def _coloured(levels: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
+def _colour(levels: Tensor, operation: Tensor, magnitude: Tensor) -> None:
+    """In place: a batch is large, and memory that was never used costs more than the arithmetic."""
     if levels.shape[1] == 1:
-        return levels
+        return
     factor, rest = _blend_factors(operation, Operation.COLOR, magnitude)
-    return torch.addcmul(levels * factor, grey_of(levels), rest).clamp_(0, 255).trunc_()
+    grey = grey_of(levels)
+    levels.mul_(factor).addcmul_(grey, rest).clamp_(0, 255).trunc_()
 
 
-def _sharpened(levels: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
+def _sharpen(levels: Tensor, operation: Tensor, magnitude: Tensor) -> None:
     height, width = levels.shape[2:]
     if height < 3 or width < 3:
-        return levels
+        return
     _, rest = _blend_factors(operation, Operation.SHARPNESS, magnitude)
     # Planes as one row of pixels, whose neighbours lie at fixed distances: wrong in the border, which stays as it is.
-    pixels = levels.flatten(2)
-    inner = slice(width + 1, -(width + 1))
-    near = pixels[..., :-2] + pixels[..., 1:-1] + pixels[..., 2:]
-    near = near[..., : -2 * width] + near[..., width:-width] + near[..., 2 * width :]
-    change = near.add_(pixels[..., inner], alpha=4).div_(13).round_().sub_(pixels[..., inner])
-    column = torch.arange(height * width, device=levels.device)[inner] % width
+    pixels = levels.view(*levels.shape[:2], -1)
+    inner = pixels[..., width + 1 : -(width + 1)]
+    near = (pixels[..., :-2] + pixels[..., 1:-1]).add_(pixels[..., 2:])
+    around = (near[..., : -2 * width] + near[..., width:-width]).add_(near[..., 2 * width :])
+    change = around.add_(inner, alpha=4).div_(13).round_().sub_(inner)
+    column = torch.arange(width + 1, height * width - width - 1, device=levels.device) % width
     weight = torch.where((column > 0) & (column < width - 1), rest[..., 0], 0)
-    sharpened = pixels.clone()
-    sharpened[..., inner] = torch.addcmul(pixels[..., inner], change, weight).clamp_(0, 255).trunc_()
-    return sharpened.view_as(levels)
+    inner.addcmul_(change, weight).clamp_(0, 255).trunc_()
