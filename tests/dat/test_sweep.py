@@ -22,7 +22,8 @@ from dat_engine.errors import UserError
 from tests.dat import quick_run
 from tests.dat.quick_run import write_config, write_figures
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 TINY = """
 recipe: digits-resnet
 fields:
@@ -151,6 +152,11 @@ def test_flags_override_the_file(tmp_path):
     assert (options.device, options.jobs, str(sweep.folder(options))) == ("cuda", 3, "x")
     with pytest.raises(UserError, match="unrecognized --job; did you mean --jobs"):
         parse_sweep_flags([str(path), "--job", "3"])
+
+
+def test_the_guide_shows_the_example():
+    lines = (EXAMPLES / "sweep_digits.yaml").read_text().splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("#")) in (ROOT / "docs/guide/sweep.md").read_text()
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("sweep_*.yaml")), ids=lambda path: path.stem)
