@@ -10,7 +10,7 @@ from dat.evaluation import parse_attacks
 from dat.recipes import DataSettings, Recipe
 from dat.sweep.file import Sweep
 from dat.sweep.options import SweepOptions
-from dat.training.build import check_without_data, choose_device, read_split
+from dat.training.build import check_without_data, find_device, read_split
 from dat_engine.errors import UserError
 
 
@@ -22,8 +22,7 @@ def check_runs(sweep: Sweep, options: SweepOptions) -> None:
     Raises:
         UserError: names the run.
     """
-    # of a cluster's nodes this machine knows nothing; what the file asks of them says what they have
-    device = torch.device("cuda") if _on_other_machines(sweep, options) else choose_device(options.device)
+    device = _device(sweep, options)
     by_name: dict[str, Recipe] = {run.name: run.recipe for run in sweep.runs}
     for name, recipe in by_name.items():
         try:
@@ -43,8 +42,13 @@ def check_runs(sweep: Sweep, options: SweepOptions) -> None:
             raise UserError(f"run {name}: {error}") from None
 
 
-def _on_other_machines(sweep: Sweep, options: SweepOptions) -> bool:
-    return options.executor == "slurm" and options.device != "cpu" and any("gpu" in name for name in sweep.slurm)
+def _device(sweep: Sweep, options: SweepOptions) -> torch.device:
+    """What the runs will run on; of a cluster's nodes only what the file asks of them says what they have."""
+    if options.executor != "slurm":
+        return find_device(options.device)
+    asked = any("gpu" in f"{name}={value}" for name, value in sweep.slurm.items())
+    named = options.device or ("cuda" if asked else "cpu")
+    return torch.device("cpu" if named == "cpu" else "cuda")
 
 
 def check_folder(folder: Path) -> None:

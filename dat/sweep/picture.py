@@ -6,7 +6,7 @@ import importlib.util
 import io
 from typing import Any
 
-from dat.sweep.comparison import Comparison
+from dat.sweep.comparison import Comparison, RunFigures
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999")
 
@@ -43,11 +43,12 @@ def render(comparison: Comparison) -> bytes:
 
 
 def _scatter(axis: Any, comparison: Comparison, attack: str) -> None:
-    for index, run in enumerate(comparison.runs):
-        accuracy, seconds = run.accuracy.get(attack), run.seconds_per_epoch
-        if accuracy is None or seconds is None:
-            continue
-        colour = _COLOURS[index % len(_COLOURS)]
+    """A point for every run that has both; names stand above and below in turn, by cost, so that neighbours' do not meet."""
+    drawn = [run for run in comparison.runs if attack in run.accuracy and run.seconds_per_epoch is not None]
+    for rank, run in enumerate(sorted(drawn, key=_cost)):
+        accuracy, seconds = run.accuracy[attack], run.seconds_per_epoch
+        assert seconds is not None
+        colour = _COLOURS[comparison.runs.index(run) % len(_COLOURS)]
         axis.errorbar(
             seconds.mean,
             accuracy.mean,
@@ -57,7 +58,17 @@ def _scatter(axis: Any, comparison: Comparison, attack: str) -> None:
             color=colour,
             capsize=3,
         )
-        axis.annotate(run.name, (seconds.mean, accuracy.mean), xytext=(6, 6), textcoords="offset points", color=colour)
+        axis.annotate(
+            run.name,
+            (seconds.mean, accuracy.mean),
+            xytext=(6, 6 if rank % 2 == 0 else -6),
+            textcoords="offset points",
+            va="bottom" if rank % 2 == 0 else "top",
+            color=colour,
+        )
     axis.margins(0.18)
-    left, right = axis.get_xlim()
-    axis.set_xlim(max(0.0, left), right)
+    axis.set_xlim(left=max(0.0, axis.get_xlim()[0]))
+
+
+def _cost(run: RunFigures) -> float:
+    return 0.0 if run.seconds_per_epoch is None else run.seconds_per_epoch.mean

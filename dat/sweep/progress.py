@@ -33,6 +33,7 @@ class Progress:
         """The run `number` (from 1) begins or goes on at `path`."""
         self._sizes[run.folder] = _size(path)
         self._say(number, run, what)
+        self._show(run, what)
 
     def follow(self, number: int, run: SweepRun, path: Path) -> None:
         """Look whether the run at `path` has ended an epoch since the last look."""
@@ -48,15 +49,17 @@ class Progress:
         if self._status is None:
             self._say(number, run, text)
         else:
-            self._now[run.folder] = f"{run}: {text}"
-            self._status.update("; ".join(self._now.values()))
+            self._show(run, text)
 
     def ends(self, number: int, run: SweepRun, what: str) -> None:
         """The run has ended, or needs not begin."""
         self._now.pop(run.folder, None)
-        if self._status is not None:
-            self._status.update("; ".join(self._now.values()))
         self._say(number, run, what)
+
+    def _show(self, run: SweepRun, what: str) -> None:
+        self._now[run.folder] = f"{run}: {what}"
+        if self._status is not None:
+            self._status.update(Text("; ".join(self._now.values())))
 
     def _say(self, number: int, run: SweepRun, what: str) -> None:
         text = printable(f"[{number}/{self._total}] {run}: {what}", self._console.encoding)

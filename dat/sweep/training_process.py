@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dat.recipes import Recipe
 from dat.sweep.run_folder import state_of
-from dat_engine.errors import UserError
+from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.durable_file import replacing
 
 TRAIN = (sys.executable, "-m", "dat", "train")
@@ -62,8 +62,18 @@ class TrainingProcess:
         return [*self.program, *begin, *run]
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it, in a session of its own: Ctrl+C on a terminal is the sweep's to pass on, once."""
-        with self.log.open("ab") as log:
+        """Start it, in a session of its own: Ctrl+C on a terminal is the sweep's to pass on, once.
+
+        Raises:
+            RunFailedError: its log cannot be written.
+        """
+        try:
+            log = self.log.open("ab")
+        except OSError as error:
+            raise RunFailedError(
+                f"cannot write {self.log}: {error.strerror or error}; mend that, and start the sweep again"
+            ) from error
+        with log:
             return subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,

@@ -68,6 +68,18 @@ def choose_device(name: str | None) -> torch.device:
     Raises:
         UserError: a device that is not there.
     """
+    device = find_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def find_device(name: str | None) -> torch.device:
+    """`choose_device`, but that nothing begins to use it: a GPU may be there for other processes alone.
+
+    Raises:
+        UserError: a device that is not there.
+    """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -80,7 +92,6 @@ def choose_device(name: str | None) -> torch.device:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if device.index >= found:
             raise UserError(f"device {name} is not there: torch {torch.__version__} sees {found} CUDA devices; use cpu")
-        torch.cuda.set_device(device)
     elif device.type != "cpu":
         raise UserError(f"device {name} is not supported; use cpu or cuda")
     return device

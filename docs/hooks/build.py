@@ -20,7 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docs.hooks.commands import METHODS, RECIPES, EvaluateFlags, profile_options, recipe, run_options
+from docs.hooks.commands import (
+    METHODS,
+    RECIPES,
+    EvaluateFlags,
+    profile_options,
+    recipe,
+    run_options,
+    sweep_options,
+)
 from docs.hooks.included import with_links_to_pages
 from docs.hooks.settings_tables import groups_of, options_of, settings_of, table, value_text
 
@@ -128,7 +136,8 @@ def command_flags(command: str) -> str:
     """The flags of `command` that are not part of a recipe."""
     if command == "evaluate":
         return table(options_of(EvaluateFlags))
-    return table(settings_of({"train": run_options, "profile": profile_options}[command]()))
+    options = {"train": run_options, "profile": profile_options, "sweep": sweep_options}
+    return table(settings_of(options[command]()))
 
 
 def public_names(package: str) -> str:

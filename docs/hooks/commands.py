@@ -9,10 +9,12 @@ from dat.cli.evaluate_flags import EvaluateFlags, parse_evaluate_flags
 from dat.cli.flags import take_flag
 from dat.cli.main import COMMANDS
 from dat.cli.profile_flags import parse_profile_flags
+from dat.cli.sweep_flags import parse_options, parse_sweep_flags
 from dat.cli.train_flags import parse_train_flags
 from dat.evaluation import parse_attacks
 from dat.methods import METHODS
 from dat.recipes import RECIPES, recipe
+from dat.sweep.options import SweepOptions
 
 __all__ = [
     "COMMANDS",
@@ -23,6 +25,7 @@ __all__ = [
     "profile_options",
     "recipe",
     "run_options",
+    "sweep_options",
 ]
 
 _EXAMPLE = "digits-resnet"
@@ -36,6 +39,11 @@ def run_options() -> Any:
 def profile_options() -> Any:
     """The default options of ``dat profile`` that are not part of a recipe."""
     return parse_profile_flags([_EXAMPLE])[1]
+
+
+def sweep_options() -> Any:
+    """The options of ``dat sweep`` where neither its file nor a flag says otherwise."""
+    return SweepOptions()
 
 
 def parse_command(words: Sequence[str]) -> None:
@@ -73,6 +81,14 @@ def _evaluate(words: Sequence[str]) -> None:
     parse_attacks(parse_evaluate_flags(words).attacks)
 
 
+def _sweep(words: Sequence[str]) -> None:
+    """As the command, but for the file that a line names, which is looked into only where it is one of the examples."""
+    if not words or words[0].startswith(("-", "examples/")):
+        parse_sweep_flags(words)
+    else:
+        parse_options(words[1:], SweepOptions())
+
+
 def _no_words(words: Sequence[str]) -> None:
     if words:
         raise ValueError(f"this command takes no arguments; got {' '.join(words)}")
@@ -82,6 +98,7 @@ _PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
     "train": _train,
     "profile": parse_profile_flags,
     "evaluate": _evaluate,
+    "sweep": _sweep,
     "recipes": _no_words,
     "doctor": _no_words,
 }

@@ -18,7 +18,16 @@ from dat_engine.data.augmentations.registry import AUGMENTATIONS
 from dat_engine.data.datasets.registry import SOURCES
 from docs.hooks.build import PICTURES
 from docs.hooks.commands import COMMANDS as DAT_COMMANDS
-from docs.hooks.commands import METHODS, RECIPES, EvaluateFlags, parse_command, profile_options, recipe, run_options
+from docs.hooks.commands import (
+    METHODS,
+    RECIPES,
+    EvaluateFlags,
+    parse_command,
+    profile_options,
+    recipe,
+    run_options,
+    sweep_options,
+)
 from docs.hooks.settings_tables import options_of, settings_of
 from tests.docs.pages import DOCS, DOCUMENTS, PAGES, ROOT, blocks, command_lines, inline_code, links
 
@@ -89,6 +98,9 @@ def test_command_lines_parse(document):
         "dat train --config runs/a/config.json --sed 1",
         "dat evaluate runs/a --attacks pgd21",
         "dat profile cifar10-resnet18 --methods dat,dat",
+        "dat sweep",
+        "dat sweep sweep.yaml --executer local",
+        "dat sweep examples/sweep_nothing.yaml",
         "dat polish",
         "make coffee",
         "python -m bench.nothing",
@@ -142,7 +154,8 @@ def check_extras(words: list[str]) -> None:
 def flags() -> set[str]:
     """Every flag of every command, those that switch something off included."""
     names = [setting.name for setting in options_of(EvaluateFlags)]
-    names += [setting.name for options in (run_options(), profile_options()) for setting in settings_of(options)]
+    all_options = (run_options(), profile_options(), sweep_options())
+    names += [setting.name for options in all_options for setting in settings_of(options)]
     for method, entry in METHODS.items():
         names += [f"{method}.{setting.name}" for setting in settings_of(entry.settings)]
         names += [setting.name for name in RECIPES for setting in settings_of(recipe(name, method))]
