@@ -91,7 +91,7 @@ class TrainingStep:
         self.precision = precision or Precision()
         self.switches = switches or Switches()
         compile_options = private_torch.dependent_launch_options() if self.switches.dependent_launch else {}
-        compile_ = partial(torch.compile, dynamic=False, options=compile_options or None)
+        compile_: Callable[..., Any] = partial(torch.compile, dynamic=False, options=compile_options or None)
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=self.precision.memory_format).train()
         keep_out_of_channels_last(model, self.precision)

@@ -11,10 +11,10 @@ from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.model.precision import Precision
 from dat_engine.step import shared_weights
+from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.training_step import TrainingStep
 from tests.engine.step.prototypes import (
-    AWP,
     CLASSES,
     SHAPE,
     AToP,
@@ -70,7 +70,7 @@ def renewals(monkeypatch):
         (
             cross_entropy,
             "fp16",
-            AWP(gamma=0.05),
+            AdversarialWeightPerturbation(gamma=0.05),
             2,
         ),  # where it looks for its direction, and after it has moved the weights
         (purifying, "bf16", None, 0),
