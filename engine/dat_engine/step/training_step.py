@@ -222,6 +222,11 @@ class TrainingStep:
         )
 
     @property
+    def compiled(self) -> bool:
+        """Whether its parts run through torch.compile."""
+        return self._compile is not None
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The classifier's, or that of the first player where the whole classifier is frozen."""
         return (*self.own_seats, *self.other_seats)[0].optimizer
