@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.gpu_acceptance.subjects import WAYS, Way
+from bench.gpu_acceptance.subjects import SWITCHED, WAYS, Way
 
 KERNELS = (
     "amplitude_mix 32x32: float32",
@@ -30,7 +30,7 @@ IN_GRAPH = {
 
 def needs_of(name: str) -> tuple[str, ...]:
     """The gates of the subject of that name, as beginnings of their names; an eager baseline's is that it trains."""
-    way = next((way for way in WAYS if str(way) == name), None)
+    way = next((way for way in (*WAYS, *SWITCHED) if str(way) == name), None)
     trains = (f"step times: {name} trains",)
     return trains if way is None else (*trains, *needs_of_way(way))
 

@@ -121,6 +121,13 @@ OTHER_GATES = (
 )
 EXTRAS = (
     Section(
+        name="switches",
+        summary="the DAT step with cuDNN's benchmark off, the generator compiled, TF32, a padded stem, dependent launches",
+        limit=300,
+        times=True,
+        optional=True,
+    ),
+    Section(
         name="kernel_times_other_sizes",
         summary="amplitude_mix at 16 and 64 pixels against copy bandwidth",
         limit=40,

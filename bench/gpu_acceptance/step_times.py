@@ -68,7 +68,7 @@ def run(setting: Setting, record: Recorder) -> None:
 
 def _time(subjects: Sequence[Subject], images: int, setting: Setting, record: Recorder) -> dict[str, Timing]:
     """Step and epoch of each, all in turn; a subject that skips its steps fails a gate of its own."""
-    steps = {subject.name: _steps_per_turn(subject, setting) for subject in subjects}
+    steps = {subject.name: steps_per_turn(subject, setting) for subject in subjects}
     timings = time_in_turn(subjects, setting.device, rounds=setting.pick(ROUNDS, 1), steps=steps)
     per_epoch = images // setting.pick(BATCH, 4)
     for name, timing in timings.items():
@@ -80,7 +80,7 @@ def _time(subjects: Sequence[Subject], images: int, setting: Setting, record: Re
         record.detail(f"turns of {name}", {"steps": timing.steps, "seconds": list(timing.seconds)})
     for subject in subjects:
         with record.gate(f"step times: {subject.name} trains"):
-            _still_trains(subject)
+            still_trains(subject)
     return timings
 
 
@@ -107,7 +107,7 @@ def _eager(arrays: ImageArrays, setting: Setting, record: Recorder) -> list[Subj
     return subjects
 
 
-def _steps_per_turn(subject: Subject, setting: Setting) -> int:
+def steps_per_turn(subject: Subject, setting: Setting) -> int:
     if setting.rehearsal:
         return 1
     started = now(setting.device)
@@ -116,7 +116,7 @@ def _steps_per_turn(subject: Subject, setting: Setting) -> int:
     return steps_that_take(TURN_SECONDS, (now(setting.device) - started) / 3)
 
 
-def _still_trains(subject: Subject) -> None:
+def still_trains(subject: Subject) -> None:
     result = subject.run(next(subject.batches))
     loss = result["loss"] if isinstance(result, dict) else result
     require(math.isfinite(float(loss)), f"the loss of {subject.name} is {float(loss)}")  # type: ignore[arg-type]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from dat_engine.model.precision import Precision
 from dat_engine.profile.timing import Subject, endless
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.optimizers import SGDSettings
+from dat_engine.step.switches import Switches
 from dat_engine.step.training_step import TrainingStep
 
 BLOCKS = (2, 2, 2, 2)
@@ -35,17 +35,22 @@ class Way:
     """eager, compiled or graphed."""
     branching: str = "grouped"
     precision: str = "bf16"
-    benchmark: bool = False
-    """Let cuDNN choose its algorithms by timing."""
+    switches: Switches = field(default_factory=Switches)
     implementation: str = "torch"
     """Of the optimizer: torch or apex."""
 
     def __str__(self) -> str:
         name = {"dat": "DAT", "pgd-at": "PGD-AT-10"}[self.method]
         branching = f", {self.branching}" if self.method == "dat" else ""
-        extra = ", cuDNN benchmark" if self.benchmark else ""
         apex = ", apex" if self.implementation == "apex" else ""
-        return f"{name}, {self.execution}, {self.precision}{branching}{extra}{apex}"
+        return f"{name}, {self.execution}, {self.precision}{branching}{apex}{''.join(self._switched())}"
+
+    def _switched(self) -> Iterator[str]:
+        """What is set otherwise than it is by default."""
+        usual = Switches()
+        for switch in fields(Switches):
+            if getattr(self.switches, switch.name) != getattr(usual, switch.name):
+                yield f", {'without ' if getattr(usual, switch.name) else ''}{switch.name.replace('_', ' ')}"
 
 
 DAT_GROUPED, DAT_FOLDED = Way(method="dat"), Way(method="dat", branching="folded")
@@ -56,7 +61,16 @@ WAYS = (
     PGD_AT,
     Way(method="dat", execution="compiled"),
     Way(method="dat", execution="eager"),
-    Way(method="dat", benchmark=True),
+)
+SWITCHED = tuple(
+    Way(method="dat", switches=switches)
+    for switches in (
+        Switches(cudnn_benchmark=False),
+        Switches(compile_players=True),
+        Switches(compile_players=True, tf32=True),
+        Switches(padded_stem=True),
+        Switches(dependent_launch=True),
+    )
 )
 APEX = Way(method="dat", execution="compiled", implementation="apex")
 AUGMENTATION = Augmentation(padding=4, flip=True)
@@ -99,18 +113,18 @@ def training_step(way: Way, arrays: ImageArrays, setting: Setting, *, update: st
         branching=way.branching,  # type: ignore[arg-type]
         update=update,  # type: ignore[arg-type]
         compiled=way.execution != "eager",
+        switches=way.switches,
     )
 
 
 def engine_contender(way: Way, arrays: ImageArrays, setting: Setting) -> Subject:
     """Warm: compiled and captured where that is its way."""
     loader = loader_of(arrays, setting)
-    with cudnn_benchmark(way.benchmark):
-        step = training_step(way, arrays, setting)
-        run: Callable[[Batch], object] = GraphedStep(step) if way.execution == "graphed" else step
-        batches = endless(loader, setting.device)
-        for _ in range(2):
-            run(next(batches))
+    step = training_step(way, arrays, setting)
+    run: Callable[[Batch], object] = GraphedStep(step) if way.execution == "graphed" else step
+    batches = endless(loader, setting.device)
+    for _ in range(2):
+        run(next(batches))
     if isinstance(run, GraphedStep) and not run.captured:
         raise RuntimeError(f"{way} was not captured, so its time would be that of the uncaptured step")
     return Subject(name=str(way), run=run, step=step, batches=batches)
@@ -149,13 +163,3 @@ def _with_tf32(step: Callable[[Tensor, Tensor, Tensor], object], tf32: bool) -> 
             torch.backends.cudnn.allow_tf32 = before
 
     return run
-
-
-@contextmanager
-def cudnn_benchmark(on: bool) -> Iterator[None]:
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = on
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

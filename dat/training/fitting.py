@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -12,14 +13,17 @@ from dat.evaluation import evaluate
 from dat.evaluation.images import ImagesAndLabels
 from dat.training.options import DisplayStyle
 from dat.training.resumption import RATE, flag_of
-from dat_engine.data import DataError
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.data import DataError, ImageArrays, ImageFiles
 from dat_engine.distributed import Processes, ProcessesError
 from dat_engine.errors import RunFailedError, UserError
+from dat_engine.model.branches import branch_names
 from dat_engine.run.display import Display, open_display
 from dat_engine.run.stop import Stop
 from dat_engine.run.trainer import Ending, Trainer, Validate
 from dat_engine.spoken_warnings import spoken_by
 from dat_engine.step.guard import NonFiniteError
+from dat_engine.step.training_step import TrainingStep
 
 
 def fit(trainer: Trainer, stop: Stop, *, resume_by: str) -> Ending:
@@ -60,13 +64,29 @@ def say_stopped(display: Display, ending: Ending, done: str, resume_by: str) -> 
 
 
 def validation_by(
-    data: ImagesAndLabels | None, *, epsilon: float, batch_size: int, seed: int, processes: Processes, stop: Stop
+    data: ImagesAndLabels | None,
+    step: TrainingStep,
+    *,
+    epsilon: float,
+    batch_size: int,
+    seed: int,
+    processes: Processes,
+    stop: Stop,
 ) -> Validate | None:
-    """What maps a model to its accuracies on `data` after every epoch, looking at `stop` between batches; None without data."""
+    """What maps a model to its accuracies on `data` after every epoch, looking at `stop` between batches; None without data.
+
+    The attack follows a copy of the model in the step's precision, compiled where the step is; what is counted are the float32
+    predictions of the model itself.
+    """
     if data is None:
         return None
+    if step.compiled and isinstance(data, ImageArrays | ImageFiles):
+        batch_size = _equal_batches(len(data) // processes.world_size, batch_size)
+    copies: list[tuple[nn.Module, AttackModel | None]] = []  # of the network that was validated last
 
     def validate(model: nn.Module) -> Mapping[str, float]:
+        if not copies or copies[0][0] is not model:
+            copies[:] = [(model, step.attack_model_of(model, ((branch_names(model)[0],),), compiled=True))]
         return evaluate(
             model,
             data,
@@ -76,9 +96,15 @@ def validation_by(
             seed=seed,
             processes=processes,
             stop=stop,
+            attack_model=copies[0][1],
         )
 
     return validate
+
+
+def _equal_batches(count: int, at_most: int) -> int:
+    """Size of the batches that share `count` images out evenly: each size is compiled for itself."""
+    return math.ceil(count / math.ceil(count / at_most)) if count else at_most
 
 
 def display_of(style: DisplayStyle, processes: Processes) -> Display:

@@ -159,6 +159,7 @@ def _trainer(
         execute=executor(recipe, step, processes),
         validate=validation_by(
             data.validation,
+            step,
             epsilon=recipe.epsilon,
             batch_size=recipe.evaluation.batch_size,
             seed=recipe.seed,

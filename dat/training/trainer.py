@@ -247,6 +247,7 @@ class Trainer:
                 execute=GraphedStep(step) if self._execution == "graphed" else step,
                 validate=validation_by(
                     self._validation,
+                    step,
                     epsilon=self.epsilon,
                     batch_size=256,
                     seed=self._seed,

@@ -17,6 +17,7 @@ __all__ = [
     "add_all_",
     "add_numbers_",
     "copy_all_",
+    "dependent_launch_options",
     "differences",
     "end_allocation_to_pool",
     "multiply_all_",
@@ -134,6 +135,16 @@ def step_unless_found(optimizer: torch.optim.Optimizer, found: Tensor) -> None:
         optimizer.step()
     finally:
         del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def dependent_launch_options() -> dict[str, bool]:
+    """Options of torch.compile under which generated kernels use programmatic dependent launch; none where it does not know.
+
+    Seen on 2.15, which writes them and has not run them here. Public: the option itself, whose presence cannot be asked.
+    """
+    from torch._inductor import list_options
+
+    return {name: True for name in ("triton.enable_pdl",) if name in list_options()}
 
 
 def end_allocation_to_pool(device_index: int, pool: tuple[int, int]) -> None:

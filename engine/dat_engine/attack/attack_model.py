@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dat_engine.attack import folding, verification
+from dat_engine.attack.padded_stem import pad_input_channels
 from dat_engine.attack.refreshing import Refresher
 from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_layout, branch_names, has_batchnorm
@@ -45,7 +46,8 @@ class AttackModel:
             side, on streams of their own); ``"grouped"`` runs all groups as one batch whose BatchNorm is an affine per
             group, with one set of weights for all layouts, which are the model's own (`weight_copies`). A model without
             BatchNorm has one copy of its weights and runs all groups as one batch either way.
-        compiled: run every branch (or layout) through torch.compile.
+        compiled: what every branch (or layout) is run through: torch.compile, with the caller's options; None: nothing.
+        padded_stem: give convolutions of fewer than eight input channels eight, the others zero.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class AttackModel:
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
         branching: Branching = "folded",
-        compiled: bool = False,
+        compiled: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None,
+        padded_stem: bool = False,
     ) -> None:
         if branching not in ("folded", "grouped"):
             raise ValueError(f"branching must be 'folded' or 'grouped'; got {branching!r}")
@@ -68,6 +71,7 @@ class AttackModel:
         self.memory_format = memory_format
         self._model = model
         self._compiled = compiled
+        self._padded_stem = padded_stem
         self._refresher = Refresher()
         self._unfolded: dict[str, nn.Module] = {}
         self._streams: list[torch.cuda.Stream] = []
@@ -192,6 +196,10 @@ class AttackModel:
                 modules[unit] = folding.folded(self._model, graph, unit[0], *settings)
             else:  # one set of weights serves every layout
                 modules[unit] = folding.grouped(self._model, graph, unit, *settings, shared=self._unfolded)
+        if self._padded_stem and self._rewritten:
+            padded: dict[int, nn.Module] = {}  # one for all layouts that share the layer
+            for module in modules.values():
+                pad_input_channels(module, self._refresher, padded)
         return modules
 
     def _one_copy(self, layouts: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], nn.Module]:
@@ -200,9 +208,9 @@ class AttackModel:
         return dict.fromkeys(layouts, self._plain_copy(layouts[0], self._refresher, self.dtype))
 
     def _callables(self) -> dict[tuple[str, ...], Callable[[Tensor], Tensor]]:
-        if not self._compiled:
+        if self._compiled is None:
             return dict(self._modules)
-        distinct = {id(module): torch.compile(module, dynamic=False) for module in self._modules.values()}
+        distinct = {id(module): self._compiled(module) for module in self._modules.values()}
         return {unit: distinct[id(module)] for unit, module in self._modules.items()}
 
     def _plain_copy(self, unit: tuple[str, ...], refresher: Refresher, dtype: torch.dtype) -> nn.Module:

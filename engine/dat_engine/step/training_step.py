@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ from dat_engine.step.method import Examples, JointPass, Method, Noise, UpdateMod
 from dat_engine.step.optimizers import OptimizerSettings, set_learning_rate, why_not_captured
 from dat_engine.step.players import Seat, check_gradients, check_objectives, moved_tensors, take_seats
 from dat_engine.step.progress import TrainingProgress
+from dat_engine.step.switches import Switches
 from dat_engine.step.updates import RULES, Outcome, WeightPerturbation
 from dat_engine.step.weight_settings import EMASettings, SWASettings
 
@@ -56,6 +57,7 @@ class TrainingStep:
         branching: how the attack model runs groups of several branches, see `dat_engine.attack.attack_model.AttackModel`.
         compiled: run attack model, joint forward and losses through torch.compile; shapes are static. In half precision, and
             in one process, the joint forward then takes the weights that a grouped attack model has converted.
+        switches: ways of running it that do not change what is computed.
         processes: with more than one, all players train under DistributedDataParallel; the attack exchanges nothing.
         seed: of the random numbers that the method draws; each process has its own.
         max_nonfinite_steps: skipped steps in a row after which none changes anything any more (`dat_engine.step.guard`).
@@ -77,6 +79,7 @@ class TrainingStep:
         swa: SWASettings | None = None,
         branching: Branching = "folded",
         compiled: bool = False,
+        switches: Switches | None = None,
         processes: Processes = ONE_PROCESS,
         seed: int = 0,
         max_nonfinite_steps: int = MAX_NONFINITE_STEPS,
@@ -86,6 +89,9 @@ class TrainingStep:
             raise UserError(f"update must be {' or '.join(map(repr, RULES))}; got {self.update!r}")
         self._weight_perturbation = weight_perturbation or method.weight_perturbation
         self.precision = precision or Precision()
+        self.switches = switches or Switches()
+        compile_options = private_torch.dependent_launch_options() if self.switches.dependent_launch else {}
+        compile_: Callable[..., Any] = partial(torch.compile, dynamic=False, options=compile_options or None)
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=self.precision.memory_format).train()
         keep_out_of_channels_last(model, self.precision)
@@ -116,29 +122,32 @@ class TrainingStep:
             limit=max_nonfinite_steps,
             undone=moved_tensors(seats) if self.update == "alternating" and self.other_seats else (),
         )
-        self._branching = branching
-        self.attack_model = self.attack_model_of(model, compiled=compiled)
+        self._branching, self._compile = branching, compile_ if compiled else None
+        self.attack_model = self.attack_model_of(model, compiled=True)
         self._forward: Forward = model
         if self._many:
             self._forward = processes.distribute(model)
             for seat in self.other_seats:
                 if seat.player.use is not None:
                     seat.player.use(processes.distribute(seat.player.network))
+        elif compiled and self.switches.compile_players:
+            for seat in self.other_seats:
+                if seat.player.use is not None:
+                    seat.player.use(compile_(seat.player.network))
         self._local_forward: Forward = model
         self._terms = self._losses
         if compiled:
-            self._forward = torch.compile(self._forward, dynamic=False)
-            self._local_forward = torch.compile(model, dynamic=False) if self._many else self._forward
-            self._terms = torch.compile(self._losses, dynamic=False)
+            self._forward = compile_(self._forward)
+            self._local_forward = compile_(model) if self._many else self._forward
+            self._terms = compile_(self._losses)
         self._uncounted: dict[tuple[str, ...], tuple[list[Tensor], list[int]]] = {}
         self._counts_batches = compiled and not self._many
         if self._counts_batches:
             normalise_at_once(model)
         self._forward_with: ForwardWith | None = None
-        if (
-            compiled and not self._many and self.precision.is_half
-        ):  # DistributedDataParallel looks after its own parameters
-            self._forward_with = torch.compile(self._functional_forward, dynamic=False)
+        # DistributedDataParallel looks after its own parameters
+        if compiled and not self._many and self.precision.is_half:
+            self._forward_with = compile_(self._functional_forward)
         self._has_seen_a_batch = False
         self._steps_done = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seed = seed
@@ -151,6 +160,10 @@ class TrainingStep:
             DataError: the first batch cannot be trained on (`dat_engine.step.first_batch`).
         """
         self.check_if_first(batch)
+        with self.switches.on():
+            return self._step(batch, noise)
+
+    def _step(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         self.guard.begin_step()
         if self.attack_model is not None:
             with named_range("clean forward"):
@@ -186,18 +199,32 @@ class TrainingStep:
             )
             self._has_seen_a_batch = True
 
-    def attack_model_of(self, model: nn.Module, *, compiled: bool = False) -> AttackModel | None:
-        """The classifier, or an average of it, as the method's attack asks for it; None where nothing is attacked."""
-        if not self.method.attack_layouts:
+    def attack_model_of(
+        self, model: nn.Module, layouts: Sequence[tuple[str, ...]] | None = None, *, compiled: bool = False
+    ) -> AttackModel | None:
+        """The classifier, or an average of it, as this step's attack sees it; None for no layout.
+
+        Args:
+            layouts: None: those that the method asks for.
+            compiled: run it through torch.compile where the step is.
+        """
+        layouts = self.method.attack_layouts if layouts is None else layouts
+        if not layouts:
             return None
         return AttackModel(
             model,
-            self.method.attack_layouts,
+            layouts,
             dtype=self.precision.dtype,
             memory_format=self.precision.memory_format,
             branching=self._branching,
-            compiled=compiled,
+            compiled=self._compile if compiled else None,
+            padded_stem=self.switches.padded_stem,
         )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its parts run through torch.compile."""
+        return self._compile is not None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -1,0 +1,40 @@
+"""What each switch of the step is worth: the fastest DAT step with and without it, taking turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.gpu_acceptance.headline_gates import needs_of
+from bench.gpu_acceptance.inputs import training_images
+from bench.gpu_acceptance.records import Recorder, require
+from bench.gpu_acceptance.setting import Setting
+from bench.gpu_acceptance.step_times import ROUNDS, steps_per_turn, still_trains
+from bench.gpu_acceptance.subjects import DAT_GROUPED, SWITCHED, Way, engine_contender
+from dat_engine.profile.timing import time_in_turn, time_ratio
+
+
+def run(setting: Setting, record: Recorder) -> None:
+    """One switch at a time, so that what runs out of time or fails costs its own figure alone."""
+    arrays = training_images(setting)
+    usual = engine_contender(_way(DAT_GROUPED, setting), arrays, setting)
+    for way in SWITCHED:
+        gate = f"switches: {way} could be timed"
+        if not setting.in_time(record, gate, seconds=setting.pick(45.0, 0.0)):
+            continue
+        with record.gate(gate) as notes:
+            switched = engine_contender(_way(way, setting), arrays, setting)
+            subjects = (usual, switched)
+            require(usual.name != switched.name, f"{switched.name} switches nothing")
+            steps = {subject.name: steps_per_turn(subject, setting) for subject in subjects}
+            timings = time_in_turn(subjects, setting.device, rounds=setting.pick(ROUNDS, 1), steps=steps)
+            still_trains(switched)
+            ratio = time_ratio(timings[switched.name], timings[usual.name])
+            needs = (gate, *(name for name in needs_of(str(way)) if not name.startswith("step times:")))
+            record.figure(
+                f"switch: {way}", ratio, "x", needs=needs, note=f"its step over that of {usual.name}, in turn"
+            )
+            notes.text = f"{ratio:.3f} of the step without"
+
+
+def _way(way: Way, setting: Setting) -> Way:
+    return setting.pick(way, replace(way, execution="eager"))  # tracing would make a rehearsal long

@@ -1,0 +1,100 @@
+"""Switches of a step: set while it runs and no longer, and none of them changes what it computes."""
+
+import functools
+
+import pytest
+import torch
+
+from dat.methods.dat import DAT
+from dat.methods.dat.method import DATMethod
+from dat.methods.task import Task
+from dat_engine import private_torch
+from dat_engine.attack.attack_model import AttackModel
+from dat_engine.attack.padded_stem import PaddedConvolution
+from dat_engine.run.determinism import deterministic
+from dat_engine.step.optimizer_settings import SGDSettings
+from dat_engine.step.switches import Switches
+from dat_engine.step.training_step import TrainingStep
+from tests.engine.step.prototypes import CLASSES, MART, SHAPE, batch, classifier
+
+OPTIMIZER = SGDSettings(learning_rate=0.05)
+
+
+class Looking(MART):
+    def draw_noise(self, batch, generator):
+        self.seen = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+        return super().draw_noise(batch, generator)
+
+
+def flags() -> tuple[bool, bool]:
+    return torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("switches", "seen"),
+    [(None, (True, False)), (Switches(cudnn_benchmark=False), (False, False)), (Switches(tf32=True), (True, True))],
+)
+def test_the_process_is_set_for_the_steps_duration(switches, seen):
+    before = flags()
+    step = TrainingStep(classifier(), Looking(), optimizer=OPTIMIZER, switches=switches)
+    step(batch(0))
+    assert step.method.seen == seen and flags() == before
+
+
+def test_nothing_is_chosen_by_timing_where_the_bits_must_repeat():
+    step = TrainingStep(classifier(), Looking(), optimizer=OPTIMIZER)
+    with deterministic():
+        step(batch(0))
+    assert step.method.seen == (False, False)
+
+
+def test_a_players_stand_in_is_compiled_and_its_network_trained(monkeypatch):
+    torch._dynamo.reset()
+    compiled = []
+
+    def recording(function, **options):
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", recording)
+    losses = []
+    for switches in (Switches(), Switches(compile_players=True)):
+        task = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=0.1)
+        torch.manual_seed(1)
+        method = DATMethod(DAT(steps=1, generator_optimizer=OPTIMIZER), task)
+        model = classifier("base", "mix")
+        step = TrainingStep(model, method, optimizer=OPTIMIZER, compiled=True, switches=switches, seed=2)
+        assert (method.generator in compiled) == switches.compile_players
+        losses.append([float(step(batch(index))["loss"]) for index in range(2)])
+    assert losses[0] == losses[1]
+
+
+def test_the_option_of_torchs_compiler_reaches_every_compilation(monkeypatch):
+    options, expected = [], private_torch.dependent_launch_options() or None
+    compile_ = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(
+        torch, "compile", lambda *given, **named: options.append(named.pop("options")) or compile_(*given)
+    )
+    TrainingStep(classifier(), MART(), optimizer=OPTIMIZER, compiled=True, switches=Switches(dependent_launch=True))
+    assert len(options) == 3 and all(given == expected for given in options)
+
+
+@pytest.mark.parametrize("branching", ["folded", "grouped"])
+def test_a_padded_stem_has_the_models_logits_and_gradients_and_follows_its_weights(branching):
+    model = classifier("base", "mix").double()
+    layout = ("base", "mix")
+    padded = AttackModel(model, (layout, ("base",)), dtype=torch.float64, branching=branching, padded_stem=True)
+    plain = AttackModel(model, (layout, ("base",)), dtype=torch.float64, branching=branching)
+    assert any(isinstance(part, PaddedConvolution) for module in padded._modules.values() for part in module.modules())
+    for _ in range(2):
+        results = []
+        for attack_model in (padded, plain):
+            images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            logits = attack_model.logits(images.requires_grad_(), layout)
+            results.append((logits, *torch.autograd.grad(logits.square().sum(), images)))
+        for own, other in zip(*results, strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+        with torch.no_grad():
+            model[0].weight.add_(0.1)
+        padded.refresh()
+        plain.refresh()
