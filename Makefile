@@ -37,7 +37,7 @@ test: $(VENV)/installed-dev
 	@echo "make test done. next: make test-slow, make lint; CONTRIBUTING.md says what a change has to show"
 
 test-slow: $(VENV)/installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations=12
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
