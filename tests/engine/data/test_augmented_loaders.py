@@ -17,6 +17,7 @@ from dat_engine.data import (
     named_augmentation,
     open_loader,
 )
+from dat_engine.data.sampler import EpochSampler
 from dat_engine.errors import UserError
 from tests.engine.data.augmentations.pictures_of_levels import images
 from tests.engine.data.comparisons import assert_same_batches, joined
@@ -212,3 +213,20 @@ def test_images_and_batches_that_cannot_be_augmented_so_are_refused(kind):
         open_loader(kind, arrays(8, (2, 16, 16)), batch_size=4, augmentation=augmentation("autoaugment"), **settings)
     with pytest.raises(UserError, match="use a batch of at least 2, not 1"):
         open_loader(kind, arrays(8), batch_size=1, augmentation=augmentation("cutmix"), **settings)
+
+
+def test_what_mixes_draws_anew_in_every_epoch_and_process_and_apart_from_the_views():
+    def numbers(generator):
+        return tuple(torch.rand(4, generator=generator).tolist())
+
+    cpu = torch.device("cpu")
+    drawn = [
+        numbers(make(epoch, cpu))
+        for rank in (0, 1)
+        for order in [EpochSampler(num_samples=24, batch_size=6, seed=3, rank=rank, world_size=2)]
+        for epoch in (0, 1)
+        for make in (order.mixing_generator, order.generator)
+    ]
+    assert len(set(drawn)) == len(drawn)
+    again = EpochSampler(num_samples=24, batch_size=6, seed=3, rank=0, world_size=2)
+    assert numbers(again.mixing_generator(0, cpu)) == drawn[0]
