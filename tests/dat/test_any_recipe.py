@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dat.cli import main
+from dat.methods import METHODS
 from dat_engine.data import AUGMENTATIONS
 from dat_engine.run.checkpoint import load
 
@@ -39,7 +40,11 @@ def valid(draw) -> list[str]:
     words += ["--optimizer.kind", kind, "--optimizer.learning-rate", "0.001"]
     words += ["--engine.branching", draw(st.sampled_from(["auto", "folded", "grouped"]))]
     words += ["--epsilon", str(draw(st.sampled_from([1 / 255, 0.1, 1.0]))), "--seed", str(draw(st.integers(0, 2**62)))]
-    words += ["--data.augmentation", draw(st.sampled_from(list(AUGMENTATIONS)))]
+    mixes = METHODS[method].create.takes_soft_labels
+    words += [
+        "--data.augmentation",
+        draw(st.sampled_from([name for name in AUGMENTATIONS if mixes or name != "cutmix"])),
+    ]
     words += ["--schedule.kind", draw(st.sampled_from(["step", "cosine", "one-cycle"]))]
     words += draw(st.sampled_from([[], ["--ema.decay", "0.9"], ["--swa.start", "0", "--awp.gamma", "0.01"]]))
     if method != "plain":

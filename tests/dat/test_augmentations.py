@@ -156,6 +156,10 @@ def test_a_run_by_the_command_line_resumes_bit_for_bit(tmp_path):
             ["--method", "needs-classes", "--data.augmentation", "cutmix"],
             "cutmix mixes labels, and needs-classes needs one",
         ),
+        (
+            ["--method", "mart", "--data.augmentation", "cutmix"],
+            "cutmix mixes labels, and mart needs one class for each",
+        ),
         (["--data.augmentation", "mixup"], "mixup"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
