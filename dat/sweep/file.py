@@ -52,10 +52,6 @@ class Sweep:
         """The names of the runs, in the file's order."""
         return tuple(dict.fromkeys(run.name for run in self.runs))
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(run.seed for run in self.runs))
-
     def folder(self, options: SweepOptions) -> Path:
         """Where the sweep goes."""
         return options.out or Path("runs") / self.name

@@ -17,6 +17,7 @@ from dat.sweep.progress import Progress
 from dat.sweep.report import open_console, write_comparison
 from dat.sweep.run_folder import refuse_another, state_of
 from dat.sweep.training_process import TrainingProcess
+from dat_engine.errors import UserError
 from dat_engine.run.stop import Stop, parse_duration
 
 _LOOK_SECONDS = 0.2
@@ -57,6 +58,10 @@ def run_sweep(sweep: str | Path | Sweep, options: SweepOptions | None = None, **
     if not isinstance(sweep, Sweep):
         sweep = read_sweep(sweep)
     options = replace(options or sweep.options, **_paths(changes))
+    if options.dry_run or options.compare:
+        raise UserError(
+            "run_sweep starts what is missing; read_sweep(file).runs lists the runs, and compare compares them"
+        )
     from dat.sweep.checks import check_folder, check_runs  # imports torch
 
     folder = sweep.folder(options)
@@ -69,8 +74,9 @@ def run_sweep(sweep: str | Path | Sweep, options: SweepOptions | None = None, **
     console = open_console()
     with Stop(time_limit=limit) as stop, Progress(console, len(sweep.runs)) as progress:
         failed = _run_all(sweep, options, folder, executor, progress, stop)
+        reason = stop.reason
     comparison = write_comparison(sweep, folder, console)
-    ending = stop.reason if comparison.missing and stop.reason is not None else "finished"
+    ending = reason if comparison.missing and reason is not None else "finished"
     return SweepResult(
         folder=folder, comparison=comparison, ending=ending, failed=failed, stop_signal=stop.signal_number
     )

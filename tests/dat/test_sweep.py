@@ -249,6 +249,8 @@ def test_from_python(tmp_path, quick_runs):
     )
     assert (result.ending, list(result.failed)) == ("finished", ["bad/seed-0"])
     assert result.comparison.runs[0].accuracy["pgd20"].mean == 40.0
+    with pytest.raises(UserError, match="run_sweep starts what is missing"):
+        dat.sweep.run_sweep(tmp_path / "small.yaml", out=str(tmp_path / "out"), dry_run=True)
 
 
 @pytest.mark.slow
