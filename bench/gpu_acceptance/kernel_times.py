@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.gpu_acceptance import targets
 from bench.gpu_acceptance.ceilings import COPY_BANDWIDTH
 from bench.gpu_acceptance.device_timing import Task, seconds_in_graph, seconds_of
+from bench.gpu_acceptance.gpu_tests import gate_of
 from bench.gpu_acceptance.inputs import make_images
 from bench.gpu_acceptance.records import Recorder
 from bench.gpu_acceptance.setting import Setting
@@ -71,7 +72,7 @@ def _pgd_step(setting: Setting, record: Recorder) -> None:
     adversarial, gradient = (images + 0.01).clamp_(0, 1), _random(tuple(images.shape), setting, 1) - 0.5
     out = torch.empty_like(images)
     scalars: dict[str, Any] = {"step_size": STEP_SIZE, "epsilon": EPSILON}
-    needs = ("pgd_step: float32",)
+    needs = (gate_of("kernels/test_pgd_step.py"),)
 
     def plain() -> Tensor:
         return pgd_step(adversarial, gradient, images, **scalars, out=out)
@@ -91,7 +92,7 @@ def _pgd_step(setting: Setting, record: Recorder) -> None:
         2 * images.nbytes,
         setting,
         record,
-        ("pgd_start",),
+        (gate_of("kernels/test_pgd_start.py"),),
     )
     part = images[: setting.pick(256, 2)].clone()
     small, grown = part.clone(), part.flip(3)
@@ -101,6 +102,7 @@ def _pgd_step(setting: Setting, record: Recorder) -> None:
 
 def _augment(setting: Setting, record: Recorder) -> None:
     side, count = setting.pick(32, 4), setting.pick(50_000, 16)
+    needs = (gate_of("kernels/test_augment.py"),)
     dataset = make_images("random", (count, 3, side, side), device=setting.device).mul(255).to(torch.uint8)
     for batch in setting.pick((128, 8192), (4,)):
         generator = torch.Generator().manual_seed(0)
@@ -115,9 +117,9 @@ def _augment(setting: Setting, record: Recorder) -> None:
         name = f"augment, {batch}x3x32x32"
         if batch == 128:
             seconds = seconds_in_graph([call], setting)
-            record.figure(f"{name}, in a graph", 1e6 * seconds, "µs", needs=("augment",))
+            record.figure(f"{name}, in a graph", 1e6 * seconds, "µs", needs=needs)
         else:
-            _share(f"{name}, share of copy bandwidth", call, moved, setting, record, ("augment",))
+            _share(f"{name}, share of copy bandwidth", call, moved, setting, record, needs)
 
 
 def _share(name: str, task: Task, bytes_moved: int, setting: Setting, record: Recorder, needs: tuple[str, ...]) -> None:

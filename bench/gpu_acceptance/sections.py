@@ -30,6 +30,15 @@ class Section:
     """What `run` is given besides."""
 
 
+KERNEL_TESTS = (
+    "kernels/test_pgd_step.py",
+    "kernels/test_augment.py",
+    "kernels/test_pgd_start.py",
+    "kernels/test_pgd_per_sample.py",
+    "kernels/test_amplitude_mix.py",
+)
+ATTACK_TESTS = ("engine/attack/test_attack_model.py", "engine/attack/test_pgd.py", "engine/step/test_switches.py")
+
 CEILINGS = Section(name="ceilings", summary="copy bandwidth and matrix-product rates of this GPU", limit=40, times=True)
 HEADLINE_GATES = (
     Section(
@@ -56,7 +65,18 @@ HEADLINE_GATES = (
         words=("32",),
     ),
     Section(
-        name="pointwise_gates", summary="pgd_step bit for bit, pgd_start, augment; all under torch.compile", limit=120
+        name="kernel_tests",
+        summary="the kernels' tests that take their device from a fixture: pytest -m gpu",
+        limit=180,
+        module="gpu_tests",
+        words=KERNEL_TESTS,
+    ),
+    Section(
+        name="attack_tests",
+        summary="the engine's tests that take their device from a fixture: pytest -m gpu",
+        limit=120,
+        module="gpu_tests",
+        words=ATTACK_TESTS,
     ),
     Section(name="data_gates", summary="resident loader and prefetching on a side stream", limit=60),
 )

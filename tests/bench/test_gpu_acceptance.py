@@ -34,7 +34,7 @@ def test_every_section_runs_its_code_on_the_cpu(tmp_path, capsys):
     made = set(result["withheld"])
     assert made >= {target.figure for target in targets.TARGETS}
     assert result["figures"] == [] and all(target["value"] is None for target in result["targets"])
-    prefixes = ("amplitude_mix", "pgd_step", "pgd_start", "augment", "step:", "graph:", "data:", "optimizer:")
+    prefixes = ("amplitude_mix", "tests on this device:", "step:", "graph:", "data:", "optimizer:", "switches:")
     prefixes += ("trainer:", "kill -9:", "repeatability:", "training:", "dram bytes:", "deterministic:")
     names = [gate["name"] for gate in result["gates"]]
     # every gate that a figure hangs on is one: a name that nothing bears would withhold the figure for ever

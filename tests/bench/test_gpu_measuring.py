@@ -9,16 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.gpu_acceptance import __main__ as command
-from bench.gpu_acceptance import clocks, dram_bytes, made_up_cifar
+from bench.gpu_acceptance import clocks, dram_bytes, gpu_tests, made_up_cifar
 from bench.gpu_acceptance.device_timing import LONGEST_SLEEP, median_behind_sleep
 from bench.gpu_acceptance.headline_gates import needs_of
 from bench.gpu_acceptance.launch import ROOT, Launch, Outcome, run_stage
 from bench.gpu_acceptance.records import Recorder
-from bench.gpu_acceptance.sections import HEADLINE_GATES, STAGES, Section
+from bench.gpu_acceptance.sections import ATTACK_TESTS, HEADLINE_GATES, KERNEL_TESTS, STAGES, Section
 from bench.gpu_acceptance.step_profile import read_profile
 from bench.gpu_acceptance.subjects import DAT_FOLDED, DAT_GROUPED, PGD_AT
+from tests.conftest import device_or_skip
 
 ABSENT = ("tyro", "timm", "nvidia", "safetensors", "filelock", "tensorboard", "PIL", "yaml", "sklearn", "torchvision")
 BLOCKER = f"""
@@ -209,3 +211,27 @@ def test_sections_that_need_more_are_skipped_where_only_torch_is(blocked, tmp_pa
         assert gates[name]["status"] == "skipped"
         assert gates[name]["detail"].startswith("dat train needs tyro, safetensors, filelock, tensorboard")
     assert gates["training: DAT, joint learns"]["status"] == "passed"
+
+
+def test_what_pytest_reports_is_counted_and_the_first_failure_named(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(
+        "<testsuites><testsuite>"
+        '<testcase name="one"/><testcase name="two"><skipped message="no CUDA device"/></testcase>'
+        '<testcase name="three"><failure message="assert 1 == 2&#10;more"/></testcase>'
+        '<testcase name="four"><error message="illegal access"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    counts, first = gpu_tests.read_report(report)
+    assert counts == {"passed": 1, "failed": 2, "skipped": 1}
+    assert first == "three: assert 1 == 2"
+
+
+def test_every_file_of_the_gpu_tests_has_some_and_they_are_skipped_with_a_reason_without_a_gpu():
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only"]
+    files = [f"tests/{file}" for file in (*KERNEL_TESTS, *ATTACK_TESTS)]
+    ended = subprocess.run([*words, *files], cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert all(f"{file}::" in ended.stdout for file in files), ended.stdout + ended.stderr
+    if not torch.cuda.is_available():
+        with pytest.raises(pytest.skip.Exception, match="needs a CUDA device"):
+            device_or_skip("cuda")

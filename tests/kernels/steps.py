@@ -10,7 +10,7 @@ EPSILON, STEP = 8 / 255, 2 / 255
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
-def inputs(shape=(3, 3, 9, 7), seed=0, noise=0.08):
+def inputs(shape=(3, 3, 9, 7), seed=0, noise=0.08, device="cpu"):
     """Images in [0, 1], an adversarial image that often lies outside the box, a gradient with zeros and NaN."""
     random = generator(seed)
     images = torch.rand(shape, generator=random)
@@ -19,7 +19,7 @@ def inputs(shape=(3, 3, 9, 7), seed=0, noise=0.08):
     gradient = torch.randn(shape, generator=random)
     gradient.view(-1)[3:40:3] = 0.0
     gradient.view(-1)[4] = math.nan
-    return adversarial, gradient, images
+    return adversarial.to(device), gradient.to(device), images.to(device)
 
 
 def eager(adversarial, gradient, images, step_size=STEP, epsilon=EPSILON):

@@ -24,16 +24,16 @@ def dft_matrix(n):
 @pytest.mark.parametrize("size", FAST_SIZES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_native_errs_at_most_twice_as_much_as_eager(size, kind, dtype, poisoned_memory):
-    needs("native")
+@pytest.mark.parametrize("backend", ["native", pytest.param("triton", marks=pytest.mark.gpu)], indirect=True)
+def test_errs_at_most_twice_as_much_as_eager(backend, device, size, kind, dtype, poisoned_memory):
     images, amplitude, lam = arguments((16, 3, size, size), kind=kind, dtype=dtype)
     grad = torch.randn(images.shape, generator=generator(5)).to(dtype)
-    exact = result_and_gradient(*in_float64(images, amplitude, lam, grad), "reference")
-    eager = result_and_gradient(images, amplitude, lam, grad, "reference")
-    native = result_and_gradient(images, amplitude, lam, grad, "native")
-    for result, eager_result, exact_result in zip(native, eager, exact, strict=True):
-        assert result.dtype == dtype
-        assert_error_at_most_twice_eager(result, eager_result, exact_result)
+    exact = result_and_gradient(*in_float64(images, amplitude, lam, grad), "reference")  # a CPU's FFT keeps exact zeros
+    given = tuple(tensor.to(device) for tensor in (images, amplitude, lam, grad))
+    eager, fast, again = (result_and_gradient(*given, name) for name in ("reference", backend, backend))
+    for result, repeated, eager_result, exact_result in zip(fast, again, eager, exact, strict=True):
+        assert result.dtype == dtype and torch.equal(result, repeated)
+        assert_error_at_most_twice_eager(result.cpu(), eager_result.cpu(), exact_result)
 
 
 @pytest.mark.parametrize("height", range(1, 66))

@@ -10,56 +10,51 @@ from dat_kernels.pgd_step import philox
 from tests.kernels.inputs import generator, needs
 from tests.kernels.steps import EPSILON, LAYOUTS, STEP, assert_same_bits, eager, inputs
 
-BACKENDS = ("reference", "native")
 # one value, a batch of one, several samples in one vector, samples that end inside a vector or a chunk of 1024 values
 SHAPES = ((1, 1, 1, 1), (70, 1, 1, 1), (1, 3, 5, 7), (3, 3, 9, 7), (5, 2, 31, 33), (2, 3, 32, 32), (3, 3, 19, 20))
 
 
-def per_sample(batch, largest, seed=7):
-    return largest * torch.rand(batch, generator=generator(seed))
+def per_sample(batch, largest, seed=7, device="cpu"):
+    return (largest * torch.rand(batch, generator=generator(seed))).to(device)
 
 
-def settings(batch, kind):
+def settings(batch, kind, device="cpu"):
     """Step size and epsilon, one of them or both per sample, the other one a float or 0-dim."""
-    steps, epsilons = per_sample(batch, 2 * STEP, seed=7), per_sample(batch, EPSILON, seed=8)
+    steps, epsilons = per_sample(batch, 2 * STEP, 7, device), per_sample(batch, EPSILON, 8, device)
     if kind == "step size":
         return {"step_size": steps, "epsilon": EPSILON}
     if kind == "epsilon":
-        return {"step_size": torch.tensor(STEP), "epsilon": epsilons}
+        return {"step_size": torch.tensor(STEP, device=device), "epsilon": epsilons}
     return {"step_size": steps, "epsilon": epsilons}
 
 
-def inputs_of(shape):
+def inputs_of(shape, device):
     if math.prod(shape) >= 40:
-        return inputs(shape)
-    return tuple(torch.full(shape, value) for value in (0.5, -1.0, 0.505))
+        return inputs(shape, device=device)
+    return tuple(torch.full(shape, value, device=device) for value in (0.5, -1.0, 0.505))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["step size", "epsilon", "both"])
-def test_step_equals_the_eager_expression_bit_for_bit(backend, shape, kind, poisoned_memory):
-    needs(backend)
-    adversarial, gradient, images = inputs_of(shape)
-    given = settings(shape[0], kind)
+def test_step_equals_the_eager_expression_bit_for_bit(backend, device, shape, kind, poisoned_memory):
+    adversarial, gradient, images = inputs_of(shape, device)
+    given = settings(shape[0], kind, device)
     result = pgd_step(adversarial, gradient, images, **given, backend=backend)
     assert_same_bits(result, eager(adversarial, gradient, images, **given))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("image_layout", LAYOUTS)
-def test_step_writes_every_output_whatever_its_layout(backend, dtype, layout, image_layout, poisoned_memory):
-    needs(backend)
-    adversarial, gradient, images = (t.to(memory_format=image_layout) for t in inputs((3, 3, 19, 20)))
+def test_step_writes_every_output_whatever_its_layout(backend, device, dtype, layout, image_layout, poisoned_memory):
+    adversarial, gradient, images = (t.to(memory_format=image_layout) for t in inputs((3, 3, 19, 20), device=device))
     adversarial[1, 1, 1, 1] = math.nan
     before = adversarial.clone()
     gradient = gradient.to(dtype).to(memory_format=layout)
-    given = settings(3, "both")
+    given = settings(3, "both", device)
     expected = eager(adversarial, gradient.float(), images, **given)
-    model_input = torch.empty(images.shape, dtype=dtype).to(memory_format=layout)
-    active = torch.empty(images.shape, dtype=torch.bool).to(memory_format=layout)
+    model_input = torch.empty(images.shape, dtype=dtype, device=device).to(memory_format=layout)
+    active = torch.empty(images.shape, dtype=torch.bool, device=device).to(memory_format=layout)
     result = pgd_step(
         adversarial, gradient, images, **given, out=adversarial, model_input=model_input, active=active,
         backend=backend,
@@ -69,17 +64,15 @@ def test_step_writes_every_output_whatever_its_layout(backend, dtype, layout, im
     assert_same_bits(model_input, expected.to(dtype))
     assert 0.1 < active.float().mean() < 0.9
     for b, (step_size, epsilon) in enumerate(zip(*map(torch.Tensor.tolist, given.values()), strict=True)):
-        alone, part = torch.empty(1, 3, 19, 20, dtype=torch.bool), slice(b, b + 1)
+        alone, part = torch.empty(1, 3, 19, 20, dtype=torch.bool, device=device), slice(b, b + 1)
         pgd_step(before[part], gradient[part], images[part], step_size=step_size, epsilon=epsilon, active=alone)
         assert torch.equal(active[part], alone)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_images_get_the_float32_result_rounded_once(backend, dtype):
-    needs(backend)
-    adversarial, gradient, images = (t.to(dtype) for t in inputs())
-    given = settings(3, "both")
+def test_half_precision_images_get_the_float32_result_rounded_once(backend, device, dtype):
+    adversarial, gradient, images = (t.to(dtype) for t in inputs(device=device))
+    given = settings(3, "both", device)
     result = pgd_step(adversarial, gradient, images, **given, backend=backend)
     assert_same_bits(result, eager(adversarial.float(), gradient.float(), images.float(), **given).to(dtype))
 
@@ -103,17 +96,15 @@ def test_every_instruction_set_equals_the_eager_expression():
         _native.use_instruction_set(before)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [*SHAPES, (5, 3, 3, 7)])  # 63 values: every group of 64 crosses into another sample
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["scale", "epsilon", "both"])
-def test_start_equals_the_eager_expression_bit_for_bit(backend, shape, layout, kind, poisoned_memory):
-    needs(backend)
-    images = torch.rand(shape, generator=generator(1)).to(memory_format=layout)
-    scales, epsilons = per_sample(shape[0], 0.2, seed=5), per_sample(shape[0], 0.1, seed=6)
+def test_start_equals_the_eager_expression_bit_for_bit(backend, device, shape, layout, kind, poisoned_memory):
+    images = torch.rand(shape, generator=generator(1)).to(device, memory_format=layout)
+    scales, epsilons = per_sample(shape[0], 0.2, 5, device), per_sample(shape[0], 0.1, 6, device)
     scale = 0.15 if kind == "epsilon" else scales
     epsilon = None if kind == "scale" else epsilons
-    noise = philox.uniform(images.numel(), 3, 1, torch.device("cpu")).view(shape)
+    noise = philox.uniform(images.numel(), 3, 1, device).view(shape)
     widths = 0.15 if kind == "epsilon" else scales[:, None, None, None]
     expected = images + widths * noise
     if epsilon is not None:
@@ -123,23 +114,20 @@ def test_start_equals_the_eager_expression_bit_for_bit(backend, shape, layout, k
     assert_same_bits(result, expected.clamp(0, 1))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_gaussian_start_of_a_sample_is_that_of_its_own_scale(backend):
-    needs(backend)
-    images = torch.rand(3, 3, 9, 7, generator=generator(1))
-    scales, epsilons = torch.tensor([0.0, 0.1, 0.3]), torch.tensor([0.2, 0.05, 0.0])
+def test_gaussian_start_of_a_sample_is_that_of_its_own_scale(backend, device):
+    images = torch.rand(3, 3, 9, 7, generator=generator(1)).to(device)
+    scales, epsilons = torch.tensor([0.0, 0.1, 0.3], device=device), torch.tensor([0.2, 0.05, 0.0], device=device)
     given = {"noise": "gaussian", "seed": 3, "backend": backend}
     whole = pgd_start(images, scale=scales, epsilon=epsilons, **given)
     for b, (scale, epsilon) in enumerate(zip(scales.tolist(), epsilons.tolist(), strict=True)):
         assert_same_bits(whole[b], pgd_start(images, scale=scale, epsilon=epsilon, **given)[b])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("epsilon", [0.0, torch.tensor(0.0), torch.zeros(3)], ids=["float", "0-dim", "per sample"])
-def test_a_box_of_no_width_is_the_image(backend, epsilon, poisoned_memory):
+def test_a_box_of_no_width_is_the_image(backend, device, epsilon, poisoned_memory):
     """Where a ramp of epsilon begins."""
-    needs(backend)
-    adversarial, gradient, images = inputs()
+    epsilon = epsilon.to(device) if isinstance(epsilon, torch.Tensor) else epsilon
+    adversarial, gradient, images = inputs(device=device)
     result = pgd_step(adversarial, gradient, images, step_size=STEP, epsilon=epsilon, backend=backend)
     assert_same_bits(result, images)
     start = pgd_start(images, noise="gaussian", scale=0.1, epsilon=epsilon, seed=1, backend=backend)
@@ -147,11 +135,9 @@ def test_a_box_of_no_width_is_the_image(backend, epsilon, poisoned_memory):
     assert_same_bits(pgd_start(images, noise="uniform", scale=epsilon, seed=1, backend=backend), images)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_values_may_lie_apart_in_memory(backend):
-    needs(backend)
-    adversarial, gradient, images = inputs()
-    steps, epsilons = per_sample(6, STEP)[::2], torch.tensor(EPSILON).expand(3)
+def test_values_may_lie_apart_in_memory(backend, device):
+    adversarial, gradient, images = inputs(device=device)
+    steps, epsilons = per_sample(6, STEP, device=device)[::2], torch.tensor(EPSILON, device=device).expand(3)
     result = pgd_step(adversarial, gradient, images, step_size=steps, epsilon=epsilons, backend=backend)
     assert_same_bits(result, eager(adversarial, gradient, images, steps, EPSILON))
     start = pgd_start(images, noise="uniform", scale=steps, epsilon=epsilons, seed=1, backend=backend)

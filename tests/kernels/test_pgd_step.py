@@ -3,27 +3,30 @@ import math
 import pytest
 import torch
 
-from dat_kernels import pgd_step
+from dat_kernels import backends, pgd_step
 from tests.kernels.inputs import generator, needs
 from tests.kernels.steps import EPSILON, LAYOUTS, STEP, assert_same_bits, eager, inputs
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("backend", ["native", pytest.param("triton", marks=pytest.mark.gpu)], indirect=True)
+def test_the_fastest_backend_serves_by_default(backend, device):
+    assert (
+        backends.choose("pgd_step", None, *inputs(device=device)).__name__ == f"dat_kernels.pgd_step.{backend}_backend"
+    )
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 3, 9, 7), (2, 3, 32, 32), (5, 2, 31, 33), (1, 3, 65, 65)])
-def test_equals_the_eager_expression_bit_for_bit(backend, shape, poisoned_memory):
-    needs(backend)
+def test_equals_the_eager_expression_bit_for_bit(backend, device, shape, poisoned_memory):
     if math.prod(shape) < 40:
-        adversarial, gradient, images = (torch.full(shape, v) for v in (0.5, -1.0, 0.505))
+        adversarial, gradient, images = (torch.full(shape, v, device=device) for v in (0.5, -1.0, 0.505))
     else:
-        adversarial, gradient, images = inputs(shape)
+        adversarial, gradient, images = inputs(shape, device=device)
     result = pgd_step(adversarial, gradient, images, step_size=STEP, epsilon=EPSILON, backend=backend)
     assert_same_bits(result, eager(adversarial, gradient, images))
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
-def test_not_a_number_passes_through_except_in_the_gradient(backend):
-    needs(backend)
-    adversarial, gradient, images = inputs()
+def test_not_a_number_passes_through_except_in_the_gradient(backend, device):
+    adversarial, gradient, images = inputs(device=device)
     adversarial[0, 0, 1, 1] = images[1, 1, 2, 2] = math.nan
     result = pgd_step(adversarial, gradient, images, step_size=STEP, epsilon=EPSILON, backend=backend)
     assert_same_bits(result, eager(adversarial, gradient, images))
@@ -50,18 +53,16 @@ def test_every_instruction_set_equals_the_eager_expression():
         _native.use_instruction_set(before)
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("image_layout", LAYOUTS)
-def test_writes_into_every_output_whatever_its_layout(backend, dtype, layout, image_layout, poisoned_memory):
-    needs(backend)
-    adversarial, gradient, images = (t.to(memory_format=image_layout) for t in inputs())
+def test_writes_into_every_output_whatever_its_layout(backend, device, dtype, layout, image_layout, poisoned_memory):
+    adversarial, gradient, images = (t.to(memory_format=image_layout) for t in inputs(device=device))
     adversarial[1, 1, 1, 1] = math.nan
     gradient = gradient.to(dtype).to(memory_format=layout)
     expected = eager(adversarial, gradient.float(), images)
-    model_input = torch.empty(images.shape, dtype=dtype).to(memory_format=layout)
-    active = torch.empty(images.shape, dtype=torch.bool).to(memory_format=layout)
+    model_input = torch.empty(images.shape, dtype=dtype, device=device).to(memory_format=layout)
+    active = torch.empty(images.shape, dtype=torch.bool, device=device).to(memory_format=layout)
     result = pgd_step(
         adversarial, gradient, images, step_size=STEP, epsilon=EPSILON, model_input=model_input, active=active,
         backend=backend,
@@ -76,13 +77,11 @@ def test_writes_into_every_output_whatever_its_layout(backend, dtype, layout, im
     assert_same_bits(adversarial, expected)
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
-def test_active_is_the_derivative_of_the_clamps(backend):
-    needs(backend)
-    adversarial, gradient, images = inputs()
+def test_active_is_the_derivative_of_the_clamps(backend, device):
+    adversarial, gradient, images = inputs(device=device)
     # a step that lands on the bound exactly was not cut off
     adversarial[0, 0, 2, 2], gradient[0, 0, 2, 2] = images[0, 0, 2, 2] + EPSILON, 0.0
-    active = torch.empty(images.shape, dtype=torch.bool)
+    active = torch.empty(images.shape, dtype=torch.bool, device=device)
     pgd_step(adversarial, gradient, images, step_size=STEP, epsilon=EPSILON, active=active, backend=backend)
     leaf = images.clone().requires_grad_()
     stepped = adversarial + STEP * gradient.sign()
@@ -108,11 +107,9 @@ def test_gradients_to_adversarial_and_images_are_those_of_the_clamps():
     assert torch.equal(grads[0][0], grads[1][0]) and torch.equal(grads[0][1], grads[1][1])
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
-def test_scalars_may_be_tensors(backend):
-    needs(backend)
-    adversarial, gradient, images = inputs()
-    step, epsilon = torch.tensor(STEP), torch.tensor(EPSILON)
+def test_scalars_may_be_tensors(backend, device):
+    adversarial, gradient, images = inputs(device=device)
+    step, epsilon = torch.tensor(STEP, device=device), torch.tensor(EPSILON, device=device)
     result = pgd_step(adversarial, gradient, images, step_size=step, epsilon=epsilon, backend=backend)
     assert_same_bits(result, eager(adversarial, gradient, images))
 
@@ -143,8 +140,8 @@ def test_native_rounds_to_half_precision_as_pytorch_does():
         assert_same_bits(same, model_input)
 
 
-def test_compiled_without_graph_breaks_writes_in_place():
-    adversarial, gradient, images = inputs()
+def test_compiled_without_graph_breaks_writes_in_place(backend, device):
+    adversarial, gradient, images = inputs(device=device)
     expected = eager(adversarial, gradient, images)
     model_input = torch.empty_like(images, dtype=torch.bfloat16)
     active = torch.empty_like(images, dtype=torch.bool)
@@ -152,12 +149,13 @@ def test_compiled_without_graph_breaks_writes_in_place():
     def step(adversarial, gradient, images, step_size):
         pgd_step(
             adversarial, gradient, images, step_size=step_size, epsilon=EPSILON, out=adversarial,
-            model_input=model_input, active=active,
+            model_input=model_input, active=active, backend=backend,
         )  # fmt: skip
         return adversarial + 0
 
     torch._dynamo.reset()
-    result = torch.compile(step, fullgraph=True, backend="aot_eager")(adversarial, gradient, images, torch.tensor(STEP))
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager" if device.type == "cpu" else "inductor")
+    result = compiled(adversarial, gradient, images, torch.tensor(STEP, device=device))
     for written in (result, adversarial):
         assert_same_bits(written, expected)
     assert_same_bits(model_input, expected.bfloat16())

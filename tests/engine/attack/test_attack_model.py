@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,24 +27,29 @@ def images(size: int = 16) -> torch.Tensor:
     return torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
+def mobilenet() -> nn.Module:
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision, which is not installed")
+    return convert_batchnorm(torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.25))
+
+
 @pytest.mark.parametrize(
     "create",
     [
         lambda: models.build("resnet18", num_classes=7, width=4),
         lambda: models.build("wrn28-10", num_classes=7, width=4),
-        lambda: convert_batchnorm(torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.25)),
+        mobilenet,
     ],
     ids=["resnet18", "wide resnet", "torchvision mobilenet"],
 )
 @pytest.mark.parametrize("branch", ["base", "mix"])
-def test_view_equals_the_model_in_eval_mode(create, branch):
-    model = randomised(create().double()).eval()
+def test_view_equals_the_model_in_eval_mode(create, branch, device):
+    model = randomised(create().double()).to(device).eval()
     attack_model = AttackModel(model, LAYOUTS, dtype=torch.float64)
     with branch_layout(model, (branch,)):
-        inputs = images().requires_grad_()
+        inputs = images().to(device).requires_grad_()
         expected = model(inputs)
         (expected_gradient,) = torch.autograd.grad(expected.square().sum(), inputs)
-    inputs = images().requires_grad_()
+    inputs = images().to(device).requires_grad_()
     logits = attack_model.logits(inputs, (branch,))
     (gradient,) = torch.autograd.grad(logits.square().sum(), inputs)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-11)
@@ -53,10 +57,10 @@ def test_view_equals_the_model_in_eval_mode(create, branch):
 
 
 @pytest.mark.parametrize("branching", ["folded", "grouped"])
-def test_groups_of_a_layout_follow_their_branches(branching):
-    model = randomised(models.build("resnet18", num_classes=7, width=4).double()).eval()
+def test_groups_of_a_layout_follow_their_branches(branching, device):
+    model = randomised(models.build("resnet18", num_classes=7, width=4).double()).to(device).eval()
     attack_model = AttackModel(model, LAYOUTS, dtype=torch.float64, branching=branching)
-    both = torch.cat([images(), images().flip(3)])
+    both = torch.cat([images(), images().flip(3)]).to(device)
     expected = []
     for branch, group in zip(("base", "mix"), both.chunk(2), strict=True):
         with branch_layout(model, (branch,)):
@@ -65,7 +69,7 @@ def test_groups_of_a_layout_follow_their_branches(branching):
     for memory_format in (torch.contiguous_format, torch.channels_last):
         logits = attack_model.logits(both.contiguous(memory_format=memory_format), ("base", "mix"))
         torch.testing.assert_close(logits, torch.cat(expected), rtol=1e-9, atol=1e-11)
-    alone = attack_model.logits(images().flip(3), ("mix",))
+    alone = attack_model.logits(images().flip(3).to(device), ("mix",))
     torch.testing.assert_close(alone, expected[1], rtol=1e-9, atol=1e-11)
 
 

@@ -9,9 +9,9 @@ from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, 
 from dat_kernels import pgd_step
 
 
-def linear_view(size: int = 4) -> tuple[nn.Module, AttackModel]:
+def linear_view(size: int = 4, device: torch.device | str = "cpu") -> tuple[nn.Module, AttackModel]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 5)).double()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 5)).double().to(device)
     return model, AttackModel(model, dtype=torch.float64)
 
 
@@ -25,22 +25,22 @@ def ascend_first_logit(logits: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
-def test_a_linear_model_is_attacked_to_the_exact_maximum():
-    model, attack_model = linear_view()
-    images = batch()
+def test_a_linear_model_is_attacked_to_the_exact_maximum(device):
+    model, attack_model = linear_view(device=device)
+    images = batch().to(device)
     settings = AttackSettings(epsilon=0.1, step_size=0.03, steps=10)
-    start = draw_start(images, settings, torch.Generator().manual_seed(2))
+    start = draw_start(images, settings, torch.Generator(device).manual_seed(2))
     adversarial = pgd_attack(attack_model, images, ascend_first_logit, settings, start)
     best = (images + 0.1 * model[1].weight[0].sign().view(3, 4, 4)).clamp(0, 1)
     torch.testing.assert_close(adversarial, best.detach())
 
 
 @pytest.mark.parametrize("start", ["gaussian", "uniform"])
-def test_stays_in_the_box_and_in_range(start):
-    _, attack_model = linear_view()
-    images = batch()
+def test_stays_in_the_box_and_in_range(start, device):
+    _, attack_model = linear_view(device=device)
+    images = batch().to(device)
     settings = AttackSettings(epsilon=8 / 255, step_size=0.02, steps=3, start=start)
-    noise = draw_start(images, settings, torch.Generator().manual_seed(2))
+    noise = draw_start(images, settings, torch.Generator(device).manual_seed(2))
     adversarial = pgd_attack(attack_model, images, ascend_first_logit, settings, noise)
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-12
     assert adversarial.min() >= 0 and adversarial.max() <= 1
@@ -59,12 +59,12 @@ def test_gaussian_start_has_the_asked_deviation():
     assert noise.std().item() == pytest.approx(0.001, rel=0.02)
 
 
-def test_path_gradient_is_one_where_a_bound_is_active():
-    _, attack_model = linear_view()
-    images = batch().requires_grad_()
+def test_path_gradient_is_one_where_a_bound_is_active(device):
+    _, attack_model = linear_view(device=device)
+    images = batch().to(device).requires_grad_()
     settings = AttackSettings(epsilon=0.1, step_size=0.03, steps=10)
-    noise = draw_start(images.detach(), settings, torch.Generator().manual_seed(2))
-    active = torch.empty(images.shape, dtype=torch.bool)
+    noise = draw_start(images.detach(), settings, torch.Generator(device).manual_seed(2))
+    active = torch.empty(images.shape, dtype=torch.bool, device=device)
     plain = pgd_attack(attack_model, images, ascend_first_logit, settings, noise, active=active)
     adversarial = along_projection(images, plain, active)
     assert torch.equal(adversarial.detach(), plain) and not plain.requires_grad
