@@ -54,6 +54,14 @@ class MethodEntry:
         values = {name: getattr(settings, name) for name in self.epoch_settings}
         return replace(settings, **{name: value * to_epochs / from_epochs for name, value in values.items()})
 
+    def filled_in(self, settings: Any, usual: Any) -> Any:
+        """`settings`, but that what is counted in epochs and has its default is as the `usual` settings have it.
+
+        Those are of a run of another length: a default that was published for `epochs` of them is not what was asked for.
+        """
+        left = [name for name in self.epoch_settings if getattr(settings, name) == getattr(self.settings, name)]
+        return replace(settings, **{name: getattr(usual, name) for name in left})
+
     def check_epochs(self, name: str, settings: Any, epochs: int) -> None:
         """Refuse what lies behind the end of a run of `name` over so many epochs.
 

@@ -7,10 +7,11 @@ from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from typing import Any
 
+from dat.methods import method_entry
 from dat.methods.named import name_and_settings
 from dat.recipes import Recipe
 from dat.recipes import recipe as published_recipe
-from dat.recipes.reading import with_fields
+from dat.recipes.reading import check_settings, with_fields
 from dat_engine.errors import UserError
 
 
@@ -24,7 +25,8 @@ def recipe(name: str, method: object = "dat", **fields: Any) -> Recipe:
 
     Args:
         name: `dat recipes` lists them.
-        method: a method's name, or its settings, such as ``dat.methods.DAT(beta=6)``, which then count as they are.
+        method: a method's name, or its settings, such as ``dat.methods.DAT(beta=6)``, which then count as they are, but that
+            epochs (``dat.methods.SAR().start``) left at their default keep their share of the run.
 
     Raises:
         UserError: no recipe, method or field of that name, or a value of another type or out of range.
@@ -56,6 +58,9 @@ def chosen_recipe(
         )
     settled: list[str] = []
     if settings is not None:
-        base = replace(base, settings=settings)
-        settled = [field.name for field in dataclass_fields(settings)]
+        check_settings(settings, name)
+        entry, usual = method_entry(name), base.settings
+        base = replace(base, settings=entry.filled_in(settings, usual))
+        counted = [own for own in entry.epoch_settings if getattr(base.settings, own) == getattr(usual, own)]
+        settled = [field.name for field in dataclass_fields(settings) if field.name not in counted]
     return with_fields(base, fields, besides=besides, settled=settled) if fields else base

@@ -166,6 +166,16 @@ def read_mapping(path: Path, *, kind: str, give: str) -> Mapping[str, Any]:
     return document
 
 
+def check_settings(settings: Any, method: str) -> None:
+    """Refuse settings of a method that were made in Python with a value that a field's type has no room for.
+
+    Raises:
+        UserError: names the field and what it takes.
+    """
+    values = {field.name: getattr(settings, field.name) for field in dataclass_fields(settings)}
+    _settings(type(settings), values, None, f"{method}.", _Place(method=method, source=""))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Place:
     """Of which method's recipe a field is read, how a sentence about it begins, and what else its name may have meant."""
@@ -277,7 +287,10 @@ def _fitting(hint: Any, value: Any) -> Any:
         return _number(value)
     if hint is type(None):
         return value if value is None else _UNFIT
-    return value if type(value) is hint else _UNFIT  # a bool is no int
+    if not isinstance(hint, type):  # of a method that lives elsewhere: a list of numbers, a function
+        return value
+    is_bool = isinstance(value, bool)  # which is no whole number
+    return value if isinstance(value, hint) and (not is_bool or hint is bool) else _UNFIT
 
 
 def _number(value: Any) -> Any:

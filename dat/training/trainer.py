@@ -19,6 +19,7 @@ from dat.evaluation.images import check_epsilon
 from dat.methods import METHODS
 from dat.methods.named import name_and_settings
 from dat.methods.task import Task
+from dat.recipes.reading import check_settings
 from dat.training.build import check_labels, choose_device, weight_perturbation
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by
 from dat.training.launch import begin_again
@@ -138,8 +139,10 @@ class Trainer:
         entry = METHODS[name]
         self.model = model
         self.method = name
-        if settings is None:
-            settings = entry.rescaled(entry.settings, from_epochs=entry.epochs, to_epochs=epochs)
+        usual = entry.rescaled(entry.settings, from_epochs=entry.epochs, to_epochs=epochs)
+        if settings is not None:
+            check_settings(settings, name)
+        settings = usual if settings is None else entry.filled_in(settings, usual)
         entry.check_epochs(name, settings, epochs)
         self.settings = settings
         self.epsilon = epsilon

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+import dat
 from dat.cli.train_flags import parse_train_flags
 from dat.methods import DAT
 from dat.recipes.by_keyword import chosen_recipe, recipe
@@ -72,3 +74,28 @@ def test_a_name_that_is_no_field_may_have_meant_something_else():
 def test_what_is_no_method_is_refused(method):
     with pytest.raises(UserError, match=r"give a method's name \(dat, .*or its settings \(DAT\(…\)"):
         recipe("digits-resnet", method)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (dat.methods.SAR(spectrum="rows"), "sar.spectrum must be one of sample, batch; got 'rows'"),
+        (dat.methods.DAT(training_loss="pgd_at"), "dat.training_loss must be one of trades, pgd-at; got 'pgd_at'"),
+        (dat.methods.MART(steps=2.5), "mart.steps must be a whole number; got 2.5"),
+    ],
+)
+def test_settings_made_in_python_are_held_to_their_fields_types(settings, sentence):
+    with pytest.raises(UserError) as error:
+        dat.recipe("digits-resnet", settings)
+    assert str(error.value) == sentence
+    with pytest.raises(UserError) as error:
+        dat.Trainer(
+            torch.nn.Identity(), (torch.rand(2, 1, 4, 4), torch.arange(2)), method=settings, epsilon=0.1, epochs=2
+        )
+    assert str(error.value) == sentence
+
+
+def test_epochs_left_at_their_default_keep_their_share():
+    assert dat.recipe("digits-resnet", dat.methods.SAR(), epochs=4).settings.start == 3
+    assert dat.recipe("digits-resnet", dat.methods.SAR(weight=0.2)).settings.start == 75 * 25 / 100
+    assert dat.recipe("digits-resnet", dat.methods.SAR(start=2), epochs=4).settings.start == 2
