@@ -55,7 +55,7 @@ def test_a_run_leaves_what_the_design_promises(finished_run):
         "summary.json",
     }
     config = json.loads((finished_run / "config.json").read_text())
-    assert config["recipe"]["name"] == "digits-resnet" and config["recipe"]["settings"]["beta"] == 15.0
+    assert config["recipe"]["name"] == "digits-resnet" and config["recipe"]["settings"]["beta"] == 6.0
     assert {"versions", "git_commit", "hardware"} <= set(config)
     summary = json.loads((finished_run / "summary.json").read_text())
     assert set(summary["accuracy"]) == {"natural", "pgd20"}
@@ -264,7 +264,7 @@ def test_an_occupied_run_directory_is_left_alone(finished_run, capsys):
 
 def test_resume_with_another_recipe_is_refused(finished_run, capsys):
     words = ["train", "digits-resnet", *TINY, "--run-dir", str(finished_run), "--epochs", "2", "--resume"]
-    assert "--dat.beta was 15.0 and cannot change in a resumed run" in refused(capsys, *words, "--dat.beta", "3")
+    assert "--dat.beta was 6.0 and cannot change in a resumed run" in refused(capsys, *words, "--dat.beta", "3")
     assert "method" in refused(capsys, *words, "--method", "trades")
 
 

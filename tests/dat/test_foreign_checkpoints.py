@@ -112,7 +112,7 @@ def test_another_recipe_is_named_by_its_field(run, capsys):
     state["identity"]["recipe"]["settings"]["beta"] = 3.0
     save(newest(run), state)
     assert main(["train", "--resume", "--run-dir", str(run)]) == 2
-    assert "another recipe (recipe.settings.beta is 3.0, this run's is 15.0)" in capsys.readouterr().err
+    assert "another recipe (recipe.settings.beta is 3.0, this run's is 6.0)" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_the_first_version_can_be_evaluated_and_not_resumed(run, capsys):
