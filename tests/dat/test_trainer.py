@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import dat
-from dat_engine.data import Augmentation, DataError, ImageArrays
+from dat.recipes import AWPSettings, EMASettings
+from dat_engine.data import Augmentation, CutMix, Cutout, DataError, ImageArrays
 
 SETTING = {"epsilon": 0.1, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": "silent", "precision": "fp32"}
 generator = torch.Generator().manual_seed(0)
@@ -74,7 +75,10 @@ def test_every_kind_of_data_is_trained_on_and_equal_images_give_equal_losses():
     ids=["dat", "pgd-at", "trades", "dajat", "plain", "settings"],
 )
 def test_soft_labels_train_by_the_methods_that_take_them(method):
-    ours, hard = (losses(data=(IMAGES, labels), method=method, epochs=1) for labels in (SOFT, SOFT.argmax(1)))
+    as_given = (
+        TensorDataset if method == "dajat" else lambda *tensors: tensors
+    )  # whose further views are items fetched again
+    ours, hard = (losses(data=as_given(IMAGES, labels), method=method, epochs=1) for labels in (SOFT, SOFT.argmax(1)))
     assert ours != hard and np.isfinite(ours).all()
 
 
@@ -96,6 +100,56 @@ def test_the_networks_batchnorm_is_branched_in_place_and_no_logit_changes():
     other = dat.models.convert_batchnorm(network(), ("base", "mix"))
     dat.Trainer(other, (PIXELS, LABELS), method=dat.methods.DAT(steps=1), **SETTING).fit()
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "pgd-at",
+        "trades",
+        "mart",
+        "st",
+        "sar",
+        dat.methods.DAT(steps=1, branches="shared"),
+        dat.methods.DAT(mixed_image=False),
+    ],
+    ids=["pgd-at", "trades", "mart", "st", "sar", "shared", "unmixed"],
+)
+def test_every_group_of_the_joint_pass_is_normalised_by_itself(method):
+    """As a recipe's network does: one update of the running statistics for each group."""
+    model = network()
+    trainer = dat.Trainer(model, (PIXELS, LABELS), method=method, **{**SETTING, "epochs": 1}, max_steps=1)
+    trainer.fit()
+    (counter,) = (value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
+    assert int(counter) == len(trainer._method.layout)
+    branched = dat.models.convert_batchnorm(network(), ("base",))
+    dat.Trainer(branched, (PIXELS, LABELS), method=method, **{**SETTING, "epochs": 1}, max_steps=1).fit()
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), branched.parameters(), strict=True))
+
+
+def test_what_a_methods_paper_does_to_weights_and_images_is_done_unless_it_is_given():
+    def trainer(method, **setting):
+        return dat.Trainer(network(), (PIXELS, LABELS), method=method, **{**SETTING, "epochs": 4, **setting})
+
+    sar, dajat, idbh = (trainer(method) for method in ("sar", "dajat", "idbh"))
+    assert sar._swa.start == 3 and (sar._awp, sar._ema) == (AWPSettings(), EMASettings())
+    assert dajat._awp == AWPSettings(gamma=0.005, start=9 * 4 / 200) and dajat._ema.decay == 0.9996
+    assert idbh._ema.decay == 0.999 and trainer("idbh", ema=EMASettings())._ema.decay is None
+    levels, plain = (
+        next(each.loader.epoch(0)).images
+        for each in (idbh, trainer("idbh", augmentation=Augmentation(padding=0, flip=False)))
+    )
+    assert not torch.equal(levels, plain) and torch.equal(plain, next(trainer("pgd-at").loader.epoch(0)).images)
+
+
+@pytest.mark.parametrize(
+    "data", [(IMAGES, LABELS), (PIXELS, SOFT), TensorDataset(PIXELS, LABELS)], ids=["floating", "soft", "data set"]
+)
+def test_an_augmentation_that_is_part_of_the_method_is_not_left_out_without_a_word(data):
+    with pytest.raises(dat.UserError, match="idbh augments its images by idbh, which takes uint8 images"):
+        dat.Trainer(network(), data, method="idbh", **SETTING)
+    none = Augmentation(padding=0, flip=False)
+    assert dat.Trainer(network(), data, method="idbh", augmentation=none, **SETTING).method == "idbh"
 
 
 def test_a_timm_network_with_batchnorm_act_trains():
@@ -155,6 +209,19 @@ def test_own_augmentation_repeats_itself_and_a_resumed_fit_equals_a_whole_one(ma
     assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
+def test_a_fit_does_not_go_on_with_another_augmentation(tmp_path):
+    def trainer(then, **options):
+        own = Augmentation(padding=1, flip=False, then=then)
+        values = {"method": "plain", "augmentation": own, "run_dir": tmp_path / "run", **SETTING, **options}
+        return dat.Trainer(network(), (PIXELS, LABELS), **values)
+
+    trainer(Cutout(share=0.25), max_steps=1).fit()
+    for other in (None, Cutout(share=0.5), CutMix()):
+        with pytest.raises(dat.UserError, match="is a checkpoint of another"):
+            trainer(other).fit(resume=True)
+    assert trainer(Cutout(share=0.25)).fit(resume=True).ending == "finished"
+
+
 def test_a_smaller_last_batch_of_a_dataloader_is_dropped():
     data = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=12)
     trainer = dat.Trainer(network(), data, method="plain", **SETTING)
@@ -193,8 +260,13 @@ class Endless(torch.utils.data.IterableDataset):
         ({"epsilon": 8}, r"epsilon must lie in \(0, 1\]"),
         ({"method": "tradse"}, "did you mean trades"),
         ({"execution": "graphed"}, "use auto, eager or compiled"),
+        (
+            {"data": (IMAGES, LABELS), "method": "dajat"},
+            "needs 2 further views of each image, augmented anew, and floating-point images",
+        ),
+        ({"data": (PIXELS, SOFT), "method": "dajat"}, "or soft labels are not augmented here; give uint8 images"),
         ({"model": nn.Conv2d(1, 3, 3)}, r"must give logits \[2, K\]"),
-        ({"data": (IMAGES, LABELS), "augmentation": "crop"}, "augmentation is a str"),
+        ({"data": (IMAGES, LABELS), "augmentation": "crop"}, "augmentation is a str; give settings"),
         (
             {"data": (IMAGES, LABELS), "augmentation": Augmentation(padding=1, flip=False)},
             "augmentation is for uint8 images",

@@ -26,11 +26,6 @@ class AWPSettings:
             raise UserError(f"awp.gamma must be finite and not negative, 0.005 for instance; got {self.gamma:g}")
         if not 0 <= self.start < math.inf:
             raise UserError(f"awp.start is a number of epochs, counted from 0; got {self.start:g}")
-        if self.gamma is None and self.start:
-            raise UserError(
-                f"awp.start is {self.start:g} and awp.gamma is not given, so no weight would be perturbed; give awp.gamma "
-                "(0.005 is usual), or leave awp.start out"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +33,8 @@ class EMASettings:
     """Exponential moving average of the classifier's weights, one update per step."""
 
     decay: float | None = None
-    """What remains of the average at each step (0.9996 in long runs); it looks back over about 1 / (1 - decay) steps.
-    None: no such average."""
+    """What remains of the average at each step (0.9996 in long runs); it looks back over about 1 / (1 - decay) steps, and is
+    the plain mean of all steps before there are as many. None: no such average."""
     bn_batches: int = 10
     """Training batches from which its BatchNorm statistics are estimated anew at the end of an epoch."""
 
