@@ -49,7 +49,7 @@ class RunFigures:
     accuracy: Mapping[str, Figure]
     """Percent on the test images, by attack."""
     seconds_per_epoch: Figure | None
-    """Of each seed the median over its epochs: training steps and waiting for data, without validation."""
+    """Of each seed the median over its epochs: training steps, waiting for data and averages' statistics; no validation."""
     relative_cost: float | None
     """Seconds per epoch over those of the first run; None where one of the two has none."""
 
