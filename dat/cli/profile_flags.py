@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, fields, is_dataclass, make_dataclass, replace
+from dataclasses import field, make_dataclass, replace
 from typing import Annotated, Any
 
 import tyro
 
 from dat.cli.flags import HELP, parse_flags, take_flag
+from dat.cli.given import given_flags, with_given, with_what_follows
 from dat.cli.train_flags import optimizer_kinds, take_recipe
 from dat.methods import METHODS, method_entry
 from dat.profiling.options import ProfileOptions
-from dat.recipes import RECIPES, Recipe, recipe, with_epochs, with_optimizer_kinds
+from dat.recipes import RECIPES, Recipe, recipe, with_optimizer_kinds
 from dat_engine.errors import UserError, unknown_name
 
 USAGE = "dat profile RECIPE [--methods dat,pgd-at,trades] [--baseline eager] [flags]"
@@ -82,31 +83,12 @@ def parse_profile_flags(arguments: Sequence[str]) -> tuple[list[Recipe], Profile
         description=f"Cost of an epoch and of its phases. Methods: {', '.join(METHODS)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    chosen = replace(flags.experiment, name=name, method=methods[0], settings=default.settings)
-    recipes = [_of_method(defaults[method], getattr(flags, _attribute(method)), default, chosen) for method in methods]
+    given = given_flags(rest)
+    recipes = []
+    for method, own in defaults.items():
+        asked = with_given(replace(own, settings=getattr(flags, _attribute(method))), flags.experiment, given)
+        recipes.append(with_what_follows(asked, own, given))
     return recipes, flags.profile
-
-
-def _of_method(own: Recipe, settings: Any, default: Recipe, chosen: Recipe) -> Recipe:
-    """A method's `own` recipe with these settings, and with what flags have changed in `chosen` of the `default` they show."""
-    counted = METHODS[own.method].epoch_settings
-    keep = [f"settings.{name}" for name in counted if getattr(settings, name) != getattr(own.settings, name)]
-    own = replace(own, settings=settings)
-    if chosen.epochs != default.epochs:
-        own = with_epochs(own, chosen.epochs, keep=keep)
-    changed: Recipe = _with_changes(own, default, chosen)
-    return changed
-
-
-def _with_changes(own: Any, before: Any, after: Any) -> Any:
-    """`own` with the values of `after` where they differ from `before`, nested dataclasses field by field."""
-    changes = {}
-    for each in fields(own):
-        mine, old, new = (getattr(value, each.name) for value in (own, before, after))
-        if old != new:
-            nested = is_dataclass(mine) and type(mine) is type(old) is type(new)
-            changes[each.name] = _with_changes(mine, old, new) if nested else new
-    return replace(own, **changes)
 
 
 def parse_methods(text: str) -> list[str]:

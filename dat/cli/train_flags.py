@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import tyro
 
 from dat.cli.flags import HELP, parse_flags, take_flag
+from dat.cli.given import given_flags, with_what_follows
 from dat.methods import METHODS
-from dat.recipes import RECIPES, Recipe, epoch_fields, recipe, with_data_of, with_epochs, with_optimizer_kinds
+from dat.recipes import RECIPES, Recipe, recipe, with_optimizer_kinds
 from dat.recipes.reading import read_recipe_file, recipe_from_dict
 from dat.training.options import (
     DEFAULT_DATA_ROOT,
@@ -156,13 +157,8 @@ def _parse(
         config=(tyro.conf.AvoidSubcommands,),
     )
     chosen = replace(flags.experiment, name=default.name, method=method, settings=flags.settings)
-    # what follows from other flags, unless it was asked for itself
-    if follows and chosen.epochs != default.epochs:
-        chosen = _for_the_epochs(chosen, default, words)
     if follows:
-        names = METHODS[method].with_published_crop
-        keep = [name for name in names if _given(words, f"--{method}.{name.replace('_', '-')}")]
-        chosen = with_data_of(replace(chosen, data=default.data), chosen.data, keep=keep)
+        chosen = with_what_follows(chosen, default, given_flags(words))
     return chosen, flags.run
 
 
@@ -174,18 +170,6 @@ def optimizer_kinds(words: Sequence[str], recipe: Recipe) -> dict[str, str]:
             flags[f"settings.{own.name}"] = f"--{recipe.method}.{own.name.replace('_', '-')}.kind"
     named = {name: take_flag([word.replace("_", "-") for word in words], flag)[0] for name, flag in flags.items()}
     return {name: kind for name, kind in named.items() if kind is not None}
-
-
-def _for_the_epochs(chosen: Recipe, default: Recipe, words: Sequence[str]) -> Recipe:
-    """What follows from another number of epochs than the recipe's; what the words name stays as it is."""
-    flags = {name: f"--{name}".replace("--settings.", f"--{chosen.method}.") for name in epoch_fields(chosen.method)}
-    keep = [name for name, flag in flags.items() if _given(words, flag.replace("_", "-"))]
-    return with_epochs(replace(chosen, epochs=default.epochs), chosen.epochs, keep=keep)
-
-
-def _given(words: Sequence[str], flag: str) -> bool:
-    """Whether the flag is among the words; tyro takes its dashes for underscores too."""
-    return any(word.replace("_", "-").split("=")[0] == flag for word in words)
 
 
 def take_recipe(arguments: Sequence[str], usage: str) -> tuple[str, list[str]]:

@@ -39,6 +39,8 @@ class MethodProfile:
     execution: str
     """How the timed steps ran: eager, compiled or graphed."""
     precision: str
+    weights: Mapping[str, object]
+    """awp, ema and swa, those that are on: what they do in a step is in all figures, the ends of epochs in none."""
     batch_size: int
     steps_per_epoch: int
     steps_per_round: int
@@ -211,6 +213,7 @@ def _combine(
     return MethodProfile(
         execution=entry.execution,
         precision=entry.precision.name,
+        weights=entry.weights,
         batch_size=entry.batch_size,
         steps_per_epoch=entry.steps_per_epoch,
         steps_per_round=timing.steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from dat.profiling.baselines.eager_dat import EagerDAT
 from dat.profiling.baselines.eager_pgd_at import EagerPGDAT
 from dat.recipes import Recipe
 from dat.training.build import TrainingData, build_model, build_step, execution, executor
+from dat.training.title import weights_title
 from dat_engine.data import Batch
 from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
@@ -33,6 +34,8 @@ class WarmSubject:
     subject: Subject
     precision: Precision
     execution: str
+    weights: Mapping[str, object]
+    """awp, ema and swa, those that the recipe switches on."""
     batch_size: int
     steps_per_epoch: int
     warm_step_seconds: float
@@ -48,8 +51,16 @@ def engine_subject(recipe: Recipe, load: LoadData, device: torch.device) -> Warm
         step = build_step(recipe, model, data.method)
         return executor(recipe, step), step
 
-    mode = execution(recipe, device)
-    return _subject(recipe.method, recipe, load, device, create, precision=recipe.precision.on(device), execution=mode)
+    return _subject(
+        recipe.method,
+        recipe,
+        load,
+        device,
+        create,
+        precision=recipe.precision.on(device),
+        execution=execution(recipe, device),
+        weights=weights_title(recipe),
+    )
 
 
 def check_eager_baselines(recipe: Recipe) -> None:
@@ -87,7 +98,9 @@ def eager_subjects(recipe: Recipe, load: LoadData, device: torch.device) -> list
 
             return step, step
 
-        return _subject(name, recipe, load, device, create, precision=Precision(name="fp32"), execution="eager")
+        return _subject(
+            name, recipe, load, device, create, precision=Precision(name="fp32"), execution="eager", weights={}
+        )
 
     return [entry("eager dat", EagerDAT), entry("eager pgd-at", EagerPGDAT)]
 
@@ -101,6 +114,7 @@ def _subject(
     *,
     precision: Precision,
     execution: str,
+    weights: Mapping[str, object],
 ) -> WarmSubject:
     def build() -> tuple[Subject, int, float]:
         data = load(recipe)
@@ -113,6 +127,7 @@ def _subject(
         subject=subject,
         precision=precision,
         execution=execution,
+        weights=weights,
         batch_size=recipe.batch_size,
         steps_per_epoch=steps_per_epoch,
         warm_step_seconds=seconds,

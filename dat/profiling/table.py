@@ -41,6 +41,7 @@ def table(profile: Profile, *, title: str) -> Group:
         "of matrix-product rate": lambda method: f"{method.share_of_matrix_product_rate:.0%}",
         "precision": lambda method: method.precision,
         "execution": lambda method: method.execution,
+        **{name: lambda method, name=name: _setting(method.weights.get(name)) for name in _weights(profile)},  # type: ignore[misc]
     }
     for rows in (timed, phases, rates):
         if rows is phases:
@@ -62,6 +63,9 @@ def _notes(profile: Profile) -> list[str]:
         "Phases come from profiled, uncaptured steps, which are slower than the timed ones.",
         f"Matrix-product rate, TFLOP/s: {rates}.",
     ]
+    if _weights(profile):
+        names = ", ".join(name.upper() for name in _weights(profile))
+        lines.append(f"{names}: of the method's recipe; what they add to a step is counted.")
     if profile.device != "cuda":
         lines += [
             "CPU busy: CPU time over wall time x threads.",
@@ -79,6 +83,15 @@ def significant(value: float) -> str:
 
 def _range(values: list[int]) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def _weights(profile: Profile) -> list[str]:
+    """awp, ema and swa, those that any subject has."""
+    return list(dict.fromkeys(name for method in profile.methods.values() for name in method.weights))
+
+
+def _setting(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _times(ratio: float | None) -> str:

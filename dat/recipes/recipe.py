@@ -15,6 +15,7 @@ from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
 from dat_engine.run.schedule import Schedule
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings, optimizer_settings
+from dat_engine.step.switches import Switches
 from dat_engine.step.weight_settings import AWPSettings, EMASettings, SWASettings
 
 
@@ -58,7 +59,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EngineSettings:
+class EngineSettings(Switches):
     """How the step is run; the numbers are the same up to rounding, the speed is not."""
 
     execution: Literal["auto", "eager", "compiled", "graphed"] = "auto"
@@ -69,16 +70,6 @@ class EngineSettings:
     folded on the CPU, where it was measured to be faster."""
     synchronise_batchnorm: bool = False
     """With many processes, normalise by the union of their batches instead of by each process's own."""
-    cudnn_benchmark: bool = True
-    """cuDNN chooses its algorithms by timing them in the first steps; never with --deterministic."""
-    tf32: bool = False
-    """float32 matrix products on a GPU in TF32: those of the method's generator, under fp32 all."""
-    compile_players: bool = False
-    """In a compiled step, compile the method's own networks (DAT's generator) too."""
-    padded_stem: bool = False
-    """In the attack, run the first convolution on eight channels instead of the image's own, the others zero."""
-    dependent_launch: bool = False
-    """Let generated kernels begin before the one ahead of them has ended (GPUs of compute capability 9 and up)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

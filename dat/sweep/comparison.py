@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dat.sweep.file import Sweep
-from dat.sweep.run_folder import at, epoch_rows, read_object, state_of
+from dat.sweep.run_folder import at, epoch_rows, read_object, refuse_others, state_of
 from dat_engine.errors import UserError
 from dat_engine.run.durable_file import replacing
 
@@ -49,7 +49,7 @@ class RunFigures:
     accuracy: Mapping[str, Figure]
     """Percent on the test images, by attack."""
     seconds_per_epoch: Figure | None
-    """Of each seed the median over its epochs: training steps and waiting for data, without validation."""
+    """Of each seed the median over its epochs: training steps, waiting for data and averages' statistics; no validation."""
     relative_cost: float | None
     """Seconds per epoch over those of the first run; None where one of the two has none."""
 
@@ -89,8 +89,9 @@ def compare(sweep: Sweep, folder: Path) -> Comparison:
     """Read what the runs of `sweep` in its `folder` have come to; those that are not finished are named as missing.
 
     Raises:
-        UserError: a file of a run cannot be read or is damaged.
+        UserError: a run of another recipe is in the sweep's folder, or a file of a run cannot be read or is damaged.
     """
+    refuse_others(sweep, folder)
     summaries: dict[Path, dict[str, Any]] = {}
     for run in sweep.runs:
         if state_of(folder / run.folder) == "finished":

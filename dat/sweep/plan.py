@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dat.sweep.file import Sweep
-from dat.sweep.run_folder import refuse_another, state_of
+from dat.sweep.run_folder import refuse_others, state_of
 
 _WORDS = {"missing": "begin", "unfinished": "resume", "finished": "skip: finished"}
 
@@ -16,8 +16,7 @@ def print_plan(sweep: Sweep, folder: Path) -> None:
     Raises:
         UserError: a run of another recipe is in the sweep's folder.
     """
-    for run in sweep.runs:
-        refuse_another(folder / run.folder, run.recipe)
+    refuse_others(sweep, folder)
     width = max(len(str(run.folder)) for run in sweep.runs)
     for run in sweep.runs:
         word = _WORDS[state_of(folder / run.folder)]

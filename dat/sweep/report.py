@@ -26,7 +26,7 @@ def write_comparison(sweep: Sweep, folder: Path, console: Console) -> Comparison
     Without matplotlib there is no picture, and a line says so; where nothing is finished nothing is written.
 
     Raises:
-        UserError: a run cannot be read, or the comparison not be written.
+        UserError: a run is of another recipe or cannot be read, or the comparison cannot be written.
     """
     comparison = compare(sweep, folder)
     if not comparison.attacks:

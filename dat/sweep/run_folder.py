@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dat.recipes import Recipe, differences
 from dat.recipes.reading import recipe_from_dict
+from dat.sweep.file import Sweep
 from dat.training.resumption import CHANGEABLE
 from dat_engine.errors import UserError
 from dat_engine.run.metrics import MetricsLog
@@ -22,12 +23,17 @@ def state_of(path: Path) -> RunState:
     return "unfinished" if (path / "config.json").exists() else "missing"
 
 
-def refuse_another(path: Path, recipe: Recipe) -> None:
-    """Raise unless what is at `path`, if anything, is a run of `recipe`, fields apart that the numbers do not depend on.
+def refuse_others(sweep: Sweep, folder: Path) -> None:
+    """Raise unless what is in the sweep's `folder` in its runs' places are its runs, fields apart that no number depends on.
 
     Raises:
-        UserError: names the first field that differs.
+        UserError: names the run and the first field that differs.
     """
+    for run in sweep.runs:
+        _refuse_another(folder / run.folder, run.recipe)
+
+
+def _refuse_another(path: Path, recipe: Recipe) -> None:
     if state_of(path) == "missing":
         return
     source = path / "config.json"

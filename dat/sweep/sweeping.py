@@ -15,7 +15,7 @@ from dat.sweep.file import Sweep, SweepRun, read_sweep
 from dat.sweep.options import SweepOptions
 from dat.sweep.progress import Progress
 from dat.sweep.report import open_console, write_comparison
-from dat.sweep.run_folder import refuse_another, state_of
+from dat.sweep.run_folder import refuse_others, state_of
 from dat.sweep.training_process import TrainingProcess
 from dat_engine.errors import UserError
 from dat_engine.run.stop import Stop, parse_duration
@@ -66,8 +66,7 @@ def run_sweep(sweep: str | Path | Sweep, options: SweepOptions | None = None, **
 
     folder = sweep.folder(options)
     check_folder(folder)
-    for run in sweep.runs:
-        refuse_another(folder / run.folder, run.recipe)
+    refuse_others(sweep, folder)
     check_runs(sweep, options)
     executor = _executor(sweep, options, folder)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)

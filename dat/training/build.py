@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +44,6 @@ from dat_engine.model.synchronised import synchronise_batchnorm
 from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.method import Method
-from dat_engine.step.switches import Switches
 from dat_engine.step.training_step import TrainingStep
 from dat_engine.step.weight_settings import AWPSettings, check_starts
 
@@ -317,7 +316,7 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
         swa=recipe.swa,
         branching=branching,
         compiled=execution(recipe, device, processes) != "eager",
-        switches=Switches(**{field.name: getattr(recipe.engine, field.name) for field in fields(Switches)}),
+        switches=recipe.engine,
         processes=processes,
         seed=recipe.seed,
     )

@@ -25,10 +25,17 @@ def run_title(
         **({"processes": processes.world_size} if processes.world_size > 1 else {}),
         "precision": step.precision.name,
         "execution": execution(recipe, device, processes),
-        **({} if recipe.awp.gamma is None else {"awp": recipe.awp.gamma}),
-        **({} if recipe.ema.decay is None else {"ema": recipe.ema.decay}),
-        **({} if recipe.swa.start is None else {"swa": f"from epoch {recipe.swa.start:g}"}),
+        **weights_title(recipe),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "images": len(data.train),
         "run": str(path),
+    }
+
+
+def weights_title(recipe: Recipe) -> dict[str, object]:
+    """What a run does to its weights besides stepping: awp, ema and swa, those that are on."""
+    return {
+        **({} if recipe.awp.gamma is None else {"awp": recipe.awp.gamma}),
+        **({} if recipe.ema.decay is None else {"ema": recipe.ema.decay}),
+        **({} if recipe.swa.start is None else {"swa": f"from epoch {recipe.swa.start:g}"}),
     }

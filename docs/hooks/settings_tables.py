@@ -82,7 +82,14 @@ def table(settings: Iterator[Setting], *, flag_prefix: str = "--") -> str:
 
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """The string that stands below each field of the dataclass `kind` in its source, on one line."""
+    """The string that stands below each field of the dataclass `kind`, or of one that it extends, in its source, as a line."""
+    found: dict[str, str] = {}
+    for one in reversed([each for each in kind.__mro__ if is_dataclass(each)]):
+        found |= _own_docstrings(one)
+    return found
+
+
+def _own_docstrings(kind: type[Any]) -> dict[str, str]:
     (definition,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     found: dict[str, str] = {}

@@ -40,7 +40,7 @@ PGD_AT = {"training_loss": "pgd-at", "attack_loss": "cross-entropy"}
         ({"adversarial": "single"}, "adversarial single mixes the attacked x, .*; add mix_source augmented"),
         ({"attack_loss": "kl", "first_step": "clean"}, "attack_loss kl has no gradient at the image itself"),
         ({"attack_loss": "kl", "start_scale": 0.0}, "use first_step fresh and a start_scale above 0"),
-        ({"first_step": "clean", "start": "uniform"}, "so there is no uniform start; leave one of them out"),
+        ({"first_step": "clean", "attack_start": "uniform"}, "so there is no uniform start; leave one of them out"),
         ({"first_step": "clean", "start_scale": 0.1}, "start_scale has no effect with first_step clean"),
         ({"mixed_image": False, "mix_flip": True}, "mix_flip has no effect without the mixed image"),
         (
@@ -55,8 +55,7 @@ PGD_AT = {"training_loss": "pgd-at", "attack_loss": "cross-entropy"}
             {"amplitude_from": "other-image", "generator_optimizer": AdamWSettings()},
             "generator_optimizer has no effect where amplitudes come from another image",
         ),
-        ({"start": "uniform", "start_scale": 0.1}, "start_scale has no effect with a uniform start"),
-        ({**PGD_AT, "beta": 6.0}, "beta has no effect with training_loss pgd-at and attack_loss cross-entropy"),
+        ({"attack_start": "uniform", "start_scale": 0.1}, "start_scale has no effect with a uniform start"),
         ({**PGD_AT, "omega": 0.0, "attack_path_gradient": False}, "keep attack_path_gradient"),
     ],
 )

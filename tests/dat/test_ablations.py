@@ -34,7 +34,7 @@ OPTIMIZER = SGDSettings(learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
 ATTACK = {"steps": 3, "step_size": 4 / 255}  # enough to reach the box
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
 AUGMENTED = {"mix_source": "augmented"}
-PGD_AT = {"training_loss": "pgd-at", "attack_loss": "cross-entropy", "start": "uniform", "label_smoothing": 0.0}
+PGD_AT = {"training_loss": "pgd-at", "attack_loss": "cross-entropy", "attack_start": "uniform", "label_smoothing": 0.0}
 
 ABLATIONS = {
     "none": {},

@@ -21,7 +21,7 @@ BRIEF = [
 ]
 NARROWEST = {"resnet8": 4, "convnext_atto_patch2": 4, "vit_lite_patch4": 16}
 ABLATIONS = [
-    *("--dat.omega 0", "--dat.lam-low 1", "--dat.lam-high 0.5", "--dat.branches shared", "--dat.start uniform"),
+    *("--dat.omega 0", "--dat.lam-low 1", "--dat.lam-high 0.5", "--dat.branches shared", "--dat.attack-start uniform"),
     *("--dat.attack-loss cross-entropy", "--dat.attack-loss kl", "--dat.training-loss pgd-at", "--dat.no-mixed-image"),
     *("--dat.amplitude-from other-image", "--dat.adversarial single --dat.mix-source augmented"),
 ]

@@ -154,3 +154,18 @@ def test_a_profile_measures_every_method_by_its_own_recipe():
     shared = _shared(recipes)
     assert shared["epsilon"] == 0.02 and shared["optimizer"]["mart"]["learning_rate"] == 0.01
     assert shared["method"] == ["pgd-at", "mart", "dajat", "sar"] and shared["settings"]["sar"]["start"] == 10
+
+
+def test_a_flag_that_names_the_first_methods_default_counts_for_the_others_of_a_profile():
+    words = [
+        "cifar10-resnet18",
+        "--methods",
+        "dat,idbh,dajat",
+        "--data.augmentation",
+        "standard",
+        "--engine.cudnn-benchmark",
+    ]
+    recipes, _ = parse_profile_flags([*words, "--optimizer.learning_rate=0.1", "--epochs", "150"])
+    assert [made.data.augmentation for made in recipes] == ["standard"] * 3
+    assert [(made.optimizer.learning_rate, made.epochs) for made in recipes] == [(0.1, 150)] * 3
+    assert recipes[2].ema.decay == 0.9996  # what was not given stays the method's own

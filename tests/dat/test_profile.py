@@ -1,15 +1,20 @@
 """`dat profile`: what it measures, what it writes, what it refuses before it measures."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import dat.profiling.profile
 from dat.cli import main
 from dat.cli.profile_flags import parse_profile_flags
-from dat.profiling.table import significant
+from dat.profiling.step_profile import MethodProfile, Profile
+from dat.profiling.table import significant, table
+from dat.recipes import recipe
+from dat.training.title import weights_title
 from dat_engine.profile.ranges import RANGES
 
 TINY = [
@@ -107,6 +112,24 @@ def test_without_pgd_at_there_is_no_ratio(tmp_path):
     path = tmp_path / "p.json"
     assert main(["profile", *TINY, "--methods", "plain", "--json", str(path)]) == 0
     assert json.loads(path.read_text())["methods"]["plain"]["ratio_to_reference"] is None
+
+
+def test_what_a_method_does_to_its_weights_besides_is_said_of_it():
+    def method(name: str, weights: dict[str, object]) -> MethodProfile:
+        known = {"execution": "eager", "precision": "fp32", "phases": dict.fromkeys((*RANGES, "other"), 0.0)}
+        return MethodProfile(**{**{each.name: 1.0 for each in fields(MethodProfile)}, **known, "weights": weights})
+
+    recipes = [recipe("cifar10-resnet18", name) for name in ("pgd-at", "dajat", "sar")]
+    methods = {made.method: method(made.method, weights_title(made)) for made in recipes}
+    profile = Profile(device="cpu", rounds=1, matrix_product_rates={}, process_peak_memory_bytes=1, methods=methods)
+    console = Console(width=120)
+    with console.capture() as said:
+        console.print(table(profile, title="made up"))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.get().splitlines()]
+    for row in (["awp", "-", "0.005", "-"], ["ema", "-", "0.9996", "-"], ["swa", "-", "-", "from epoch 75"]):
+        assert row in rows
+    assert "AWP, EMA, SWA: of the method's recipe" in said.get()
+    assert profile.to_dict({})["methods"]["dajat"]["weights"] == {"awp": 0.005, "ema": 0.9996}
 
 
 def test_recipe_flags_reach_every_method_and_settings_their_own():

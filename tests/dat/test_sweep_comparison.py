@@ -9,6 +9,7 @@ import pytest
 from dat.cli import main
 from dat.recipes import Recipe
 from dat.sweep import compare, read_sweep
+from dat_engine.errors import UserError
 from tests.dat.quick_run import write_config, write_figures
 
 SWEEP = """
@@ -108,3 +109,14 @@ def test_nothing_finished_writes_nothing(tmp_path, capsys):
     assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--compare"]) == 0
     assert capsys.readouterr().out == "none of the 9 runs is finished\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_a_file_that_was_edited_since_are_refused(half_done, capsys):
+    out = half_done.parent / "out"
+    half_done.write_text(f"{SWEEP}fields: {{epochs: 4}}\n")
+    with pytest.raises(
+        UserError, match=r"pgd-at/seed-0 holds a run with epochs 25, and the sweep wants 4; use another --out"
+    ):
+        compare(read_sweep(half_done), out)
+    assert main(["sweep", str(half_done), "--out", str(out), "--compare"]) == 2
+    assert "holds a run with epochs 25" in capsys.readouterr().err and not (out / "comparison.md").exists()

@@ -5,6 +5,7 @@ from typing import Literal
 
 import pytest
 
+from dat.recipes import EngineSettings
 from docs.hooks.build import fill
 from docs.hooks.included import with_links_to_pages
 from docs.hooks.settings_tables import Setting, field_docstrings, settings_of, table, value_text
@@ -96,3 +97,8 @@ def test_a_picture_that_the_site_lacks_is_an_error():
 def test_requests_are_answered():
     text = fill("<!-- method settings: dat -->\n\n<!-- recipe table -->", page="x.md", pages={})
     assert "| `--dat.beta` | number | `15` |" in text and "| `digits-resnet` | digits |" in text and "<!--" not in text
+
+
+def test_fields_that_a_group_takes_over_have_their_meaning_too():
+    rows = list(settings_of(EngineSettings()))
+    assert {"padded-stem", "execution"} < {row.name for row in rows} and all(row.meaning for row in rows)

@@ -176,6 +176,12 @@ def test_flags_and_commands_named_in_the_text_exist(page, flags):
                 parse_command(words)
 
 
+@pytest.mark.parametrize("page", ["index.md", "reference/recipes.md"])
+def test_lists_of_methods_name_every_one(page):
+    leads_to = {Path(link.partition("#")[0]).name for link in links(DOCS / page)}
+    assert not {f"{method}.md" for method in METHODS} - leads_to
+
+
 def test_paths_named_in_contributing_exist():
     """Those from the root: with a folder in them; of ``dat/methods/<name>.py`` the folder."""
     rooms = {path.name for path in ROOT.iterdir()}

@@ -35,7 +35,7 @@ class DAT:
     steps: int = 5
     step_size: float | None = None
     """None: a quarter of epsilon."""
-    start: Literal["gaussian", "uniform"] = "gaussian"
+    attack_start: Literal["gaussian", "uniform"] = "gaussian"
     """Where the attack starts: beside the image (published), or anywhere in the box, as PGD-AT does."""
     start_scale: float = 0.001
     """Standard deviation of the gaussian start."""
@@ -97,13 +97,13 @@ class DAT:
         return self.training_loss == "trades" or (self.mixed_image and self.omega > 0)
 
     def _refuse_contradictions(self) -> None:
-        starts_at_the_image = self.first_step == "clean" or (self.start == "gaussian" and self.start_scale == 0)
+        starts_at_the_image = self.first_step == "clean" or (self.attack_start == "gaussian" and self.start_scale == 0)
         if self.attack_loss == "kl" and starts_at_the_image:
             raise UserError(
                 "attack_loss kl has no gradient at the image itself, where first_step clean or a start_scale of 0 would start "
                 "it; use first_step fresh and a start_scale above 0"
             )
-        if self.first_step == "clean" and self.start == "uniform":
+        if self.first_step == "clean" and self.attack_start == "uniform":
             raise UserError(
                 "first_step clean starts at the image itself, so there is no uniform start; leave one of them out"
             )
@@ -124,7 +124,7 @@ class DAT:
             self._refuse_changed("where amplitudes come from another image", _OF_THE_GENERATOR)
         if self.mix_source == "augmented":
             self._refuse_changed("where the augmented image itself is mixed", ("mix_flip",))
-        if self.start == "uniform":
+        if self.attack_start == "uniform":
             self._refuse_changed("with a uniform start", ("start_scale",))
         if self.first_step == "clean":
             self._refuse_changed("with first_step clean, which starts at the image itself", ("start_scale",))

@@ -51,7 +51,7 @@ class DATMethod(Method):
             epsilon=task.epsilon,
             step_size=task.epsilon / 4 if settings.step_size is None else settings.step_size,
             steps=settings.steps,
-            start=settings.start,
+            start=settings.attack_start,
             start_scale=settings.start_scale,
         )
         if settings.has_generator:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dat_engine.data import Batch, Loader, prefetched
 from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import RunFailedError, UserError
+from dat_engine.profile.timing import now
 from dat_engine.run.averaging import Averaging
 from dat_engine.run.checkpoint import CheckpointError
 from dat_engine.run.checkpoint_writer import CheckpointWriter
@@ -136,7 +137,8 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Wall time spent in training steps and waiting for their data, earlier sessions of the run included."""
+        """Wall time spent in training steps, waiting for their data, and estimating the statistics of averages at the ends of
+        epochs; earlier sessions of the run included."""
         return self._position.seconds
 
     def _take_up(self, saved: list[dict[str, Any]]) -> None:
@@ -323,7 +325,9 @@ class Trainer:
         means = self._epoch_means.means(self.processes)
         own_statistics = self.step.guard.statistics.clone()
         self._share_statistics()
+        started = now(self.step.device)
         self._averaging.end_epoch(epochs_done=position.epoch + 1, epochs=self.plan.epochs)
+        position.seconds += now(self.step.device) - started
         self.display.activity("validating")
         try:
             validation = dict(self.validate(self.step.evaluated_model)) if self.validate is not None else {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Switches:
-    """What the recipe's `engine` group sets of them is in `dat.recipes.EngineSettings`."""
+    """All of them are fields of a recipe's `engine` group, whose class extends this one."""
 
     cudnn_benchmark: bool = True
     """cuDNN chooses its algorithms by timing them at a shape's first step, which the warm-up before a capture is; not where

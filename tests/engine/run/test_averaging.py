@@ -1,6 +1,7 @@
 """Averages through a whole run: statistics of their own, resumed bit for bit, evaluated in place of the raw weights."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -168,3 +169,21 @@ def test_statistics_are_the_means_over_batches_of_every_branchs_own_images():
         torch.testing.assert_close(layer.running_mean.double(), mean, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(layer.running_var.double(), variance, rtol=1e-4, atol=1e-6)
         assert layer.momentum == 0.1 and int(layer.num_batches_tracked) == 4
+
+
+def test_the_time_of_estimating_statistics_is_training_and_that_of_validation_is_not(tmp_path, monkeypatch):
+    clock = 0.0
+
+    def passes(seconds: float) -> float:
+        nonlocal clock
+        clock += seconds
+        return clock
+
+    estimate = Averaging.make_ready
+    monkeypatch.setattr(time, "perf_counter", lambda: passes(1e-4))
+    monkeypatch.setattr(Averaging, "make_ready", lambda own, **how: (passes(10), estimate(own, **how)))
+    with RunDirectory.create(tmp_path / "run", {}) as run, Stop() as stop:
+        ran = averaged(run, validate=lambda model: passes(1000) and {"pgd20": 1.0})
+        assert ran.train(stop) == "finished"
+        ends = [row["seconds"] for row in rows(run) if "epoch_loss" in row]
+    assert ends == pytest.approx([10, 20, 30], abs=0.5) and ran.seconds == ends[-1]
