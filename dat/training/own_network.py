@@ -7,7 +7,7 @@ from torch import nn
 
 from dat_engine.errors import UserError
 from dat_engine.model.as_found import check_module, in_eval_mode
-from dat_engine.model.branches import branch_names, convert_batchnorm, has_batchnorm
+from dat_engine.model.branches import BranchedBatchNorm, branch_names, convert_batchnorm, has_batchnorm
 
 
 def classes_of(model: nn.Module, shape: tuple[int, int, int]) -> int:
@@ -46,8 +46,12 @@ def classes_of(model: nn.Module, shape: tuple[int, int, int]) -> int:
     return int(logits.shape[1])
 
 
-def give_branches(model: nn.Module, branches: tuple[str, ...]) -> None:
-    """Give the network's BatchNorm the branches that the method needs, in place; one that has them keeps them."""
-    if len(branches) < 2 or not has_batchnorm(model) or set(branches) <= set(branch_names(model)):
-        return
-    convert_batchnorm(model, branches)
+def give_branches(model: nn.Module, branches: tuple[str, ...], *, groups: int) -> None:
+    """Give the network's BatchNorm the branches that the method needs, in place; one that has them keeps them.
+
+    Where the joint pass has several groups, one branch is given too: a plain BatchNorm would normalise them as one batch.
+    """
+    branched = any(isinstance(module, BranchedBatchNorm) for module in model.modules())
+    enough = set(branches) <= set(branch_names(model)) if branched else len(branches) == 1 and groups == 1
+    if has_batchnorm(model) and not enough:
+        convert_batchnorm(model, branches)

@@ -63,10 +63,11 @@ class Trainer:
 
     ``dat.Trainer(network, (images, labels), method=dat.methods.DAT(beta=6), epsilon=8/255, epochs=10).fit()``
 
-    The network is trained in place, as everywhere in torch: it is moved to the device, and where the method has several
-    branches its BatchNorm layers are replaced by branched ones (`dat.models.convert_batchnorm`), whose first branch is what
-    ``network(images)`` uses; no logit changes by that. A network without BatchNorm (LayerNorm, GroupNorm) shares its
-    normalisation between the branches, and the run says what that loses. Runs in one process.
+    The network is trained in place, as everywhere in torch: it is moved to the device, and where the method trains on several
+    groups of images at once its BatchNorm layers are replaced by branched ones (`dat.models.convert_batchnorm`), which
+    normalise each group by itself and whose first branch is what ``network(images)`` uses; no logit changes by that.
+    A network without BatchNorm (LayerNorm, GroupNorm) shares its normalisation between the branches, and the run says what that
+    loses. Runs in one process.
 
     Args:
         model: any classifier of images [B, C, H, W] in [0, 1] -> logits [B, K]; it normalises its images itself.
@@ -209,7 +210,7 @@ class Trainer:
         self.run_dir = Path(run_dir)
         self._device = target
         self._precision = Precision(name=precision) if isinstance(precision, str) else precision
-        give_branches(model, entry.branches(self.settings))
+        give_branches(model, entry.branches(self.settings), groups=len(self._method.layout))
         shares = len(entry.branches(self.settings)) > 1 and not has_batchnorm(model)
         self._loses = entry.without_branches if shares else None
 

@@ -98,6 +98,31 @@ def test_the_networks_batchnorm_is_branched_in_place_and_no_logit_changes():
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "pgd-at",
+        "trades",
+        "mart",
+        "st",
+        "sar",
+        dat.methods.DAT(steps=1, branches="shared"),
+        dat.methods.DAT(mixed_image=False),
+    ],
+    ids=["pgd-at", "trades", "mart", "st", "sar", "shared", "unmixed"],
+)
+def test_every_group_of_the_joint_pass_is_normalised_by_itself(method):
+    """As a recipe's network does: one update of the running statistics for each group."""
+    model = network()
+    trainer = dat.Trainer(model, (PIXELS, LABELS), method=method, **{**SETTING, "epochs": 1}, max_steps=1)
+    trainer.fit()
+    (counter,) = (value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
+    assert int(counter) == len(trainer._method.layout)
+    branched = dat.models.convert_batchnorm(network(), ("base",))
+    dat.Trainer(branched, (PIXELS, LABELS), method=method, **{**SETTING, "epochs": 1}, max_steps=1).fit()
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), branched.parameters(), strict=True))
+
+
 def test_a_timm_network_with_batchnorm_act_trains():
     timm = pytest.importorskip("timm", reason="the networks of timm: pip install 'dat-engine[test]'")
     model = timm.create_model("mobilenetv3_small_050", num_classes=3, in_chans=1)
