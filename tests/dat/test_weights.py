@@ -85,7 +85,6 @@ def test_an_interrupted_run_goes_on_with_its_averages(run, tmp_path):
     [
         (["--swa.start", "2"], "swa.start is 2 and the run has 2 epochs, so no weights would be averaged"),
         (["--awp.gamma", "0.01", "--awp.start", "5"], "awp.start is 5 and the run has 2 epochs"),
-        (["--awp.start", "1"], "awp.start is 1 and awp.gamma is not given"),
         (["--ema.decay", "1"], "ema.decay must lie in (0, 1), 0.9996 for instance; got 1"),
         (["--awp.gamma", "-1"], "awp.gamma must be finite and not negative"),
     ],
@@ -111,6 +110,12 @@ def test_starts_keep_their_share_of_the_run_unless_they_are_given(tmp_path):
     file.write_text(json.dumps({**base.to_dict(), "epochs": 50}))
     recipe, _ = parse_train_flags(["--config", str(file)])
     assert (recipe.awp.start, recipe.swa.start) == (15.0, 120.0)  # the file names all of its fields itself
+
+
+def test_perturbation_that_a_method_brings_is_switched_off():
+    off = dat.recipe("cifar10-resnet18", method="dajat", **{"awp.gamma": None})
+    by_flags, _ = parse_train_flags(["cifar10-resnet18", "--method", "dajat", "--awp.gamma", "None"])
+    assert off.awp.gamma is None and by_flags == off
 
 
 def test_a_step_is_built_as_the_recipe_says():

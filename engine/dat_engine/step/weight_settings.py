@@ -26,11 +26,6 @@ class AWPSettings:
             raise UserError(f"awp.gamma must be finite and not negative, 0.005 for instance; got {self.gamma:g}")
         if not 0 <= self.start < math.inf:
             raise UserError(f"awp.start is a number of epochs, counted from 0; got {self.start:g}")
-        if self.gamma is None and self.start:
-            raise UserError(
-                f"awp.start is {self.start:g} and awp.gamma is not given, so no weight would be perturbed; give awp.gamma "
-                "(0.005 is usual), or leave awp.start out"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

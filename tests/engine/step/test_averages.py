@@ -158,7 +158,6 @@ def test_the_mean_over_epochs_is_evaluated_before_the_exponential_average_and_th
         (lambda: AWPSettings(gamma=-0.1), "awp.gamma must be finite and not negative"),
         (lambda: AWPSettings(gamma=float("nan")), "awp.gamma must be finite"),
         (lambda: AWPSettings(gamma=0.01, start=-1), "awp.start is a number of epochs"),
-        (lambda: AWPSettings(start=5), "awp.start is 5 and awp.gamma is not given"),
         (lambda: EMASettings(decay=1.0), r"ema.decay must lie in \(0, 1\)"),
         (lambda: EMASettings(decay=0.0), r"ema.decay must lie in \(0, 1\)"),
         (lambda: EMASettings(bn_batches=0), "ema.bn_batches must be at least 1"),
