@@ -42,13 +42,21 @@ class AdversarialWeightPerturbation:
         self._weights: list[Tensor] = []
         self._before: list[Tensor] = []
 
-    @contextmanager
-    def around(self, passes: Passes, examples: Examples, batch: Batch) -> Iterator[None]:
-        """See `dat_engine.step.updates.WeightPerturbation`.
+    def check(self, seats: tuple[Seat, ...]) -> None:
+        """Look, before the first step, at the players that are (part of) the classifier.
 
         Raises:
             UserError: no tensor with more than one dimension is trained.
         """
+        if not _moved(seats):
+            raise UserError(
+                "adversarial weight perturbation moves weights with more than one dimension, and the classifier trains none; "
+                "leave awp.gamma out"
+            )
+
+    @contextmanager
+    def around(self, passes: Passes, examples: Examples, batch: Batch) -> Iterator[None]:
+        """See `dat_engine.step.updates.WeightPerturbation`."""
         self._sit_with(passes.own_seats)
         with torch.no_grad():
             private_torch.copy_all_(self._before, self._weights)
@@ -78,11 +86,10 @@ class AdversarialWeightPerturbation:
         """Room for the weights of these players, made once: a captured step goes on using it."""
         if self._seats is seats:
             return
-        self._weights = [weight for seat in seats for weight in seat.parameters if weight.ndim > 1]
-        if not self._weights:
-            raise UserError(
-                "adversarial weight perturbation moves weights with more than one dimension, and the classifier trains none; "
-                "leave awp.gamma out"
-            )
+        self._weights = _moved(seats)
         self._before = [weight.detach().clone() for weight in self._weights]
         self._seats = seats
+
+
+def _moved(seats: tuple[Seat, ...]) -> list[Tensor]:
+    return [weight for seat in seats for weight in seat.parameters if weight.ndim > 1]

@@ -27,6 +27,7 @@ from dat_engine.model.strided_convolutions import keep_out_of_channels_last
 from dat_engine.profile.ranges import named_range
 from dat_engine.step import shared_weights
 from dat_engine.step.averages import Averages
+from dat_engine.step.awp import AdversarialWeightPerturbation
 from dat_engine.step.evaluated import evaluated_model
 from dat_engine.step.first_batch import check_first_batch
 from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
@@ -63,7 +64,8 @@ class TrainingStep:
         max_nonfinite_steps: skipped steps in a row after which none changes anything any more (`dat_engine.step.guard`).
 
     Raises:
-        UserError: players that cannot play together (`dat_engine.step.players.take_seats`).
+        UserError: players that cannot play together (`dat_engine.step.players.take_seats`), weights to perturb or to average
+            where none are trained.
     """
 
     def __init__(
@@ -113,6 +115,8 @@ class TrainingStep:
                 "the whole classifier is frozen, so there are no weights to perturb or to average; leave awp.gamma, ema.decay "
                 "and swa.start out"
             )
+        if isinstance(self._weight_perturbation, AdversarialWeightPerturbation):
+            self._weight_perturbation.check(self.own_seats)
         # before attack model and DistributedDataParallel, which hold on to the buffers that they find: the guard makes new ones
         self.guard = Guard(
             model,

@@ -256,15 +256,13 @@ def test_a_frozen_classifier_is_refused_before_a_step(options):
         TrainingStep(classifier(), Frozen(), optimizer=OPTIMIZER, **options)
 
 
-def test_a_classifier_that_trains_no_matrix_is_refused():
+def test_a_classifier_that_trains_no_matrix_is_refused_before_a_step():
     model = classifier()
     for weight in model.parameters():
         weight.requires_grad_(weight.ndim < 2)
-    step = TrainingStep(
-        model, OnTheImages(), optimizer=OPTIMIZER, weight_perturbation=AdversarialWeightPerturbation(0.01)
-    )
+    perturbation = AdversarialWeightPerturbation(0.01)
     with pytest.raises(UserError, match="weights with more than one dimension, and the classifier trains none"):
-        step(batch(0))
+        TrainingStep(model, OnTheImages(), optimizer=OPTIMIZER, weight_perturbation=perturbation)
 
 
 def test_it_costs_one_forward_and_backward_of_the_joint_pass():
