@@ -45,7 +45,10 @@ class MethodEntry:
     defaults_by_recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The same for single recipes, by their names, where its paper gives others; "settings.beta" is one of the method's own."""
     epoch_settings: tuple[str, ...] = ()
-    """Settings that are counted in epochs, for `epochs` of them: a run of another length rescales them."""
+    """Settings that are counted in epochs, for `epochs` of them: a run of another length rescales them. Each says when
+    something begins, before the end of the run."""
+    epoch_ends: tuple[str, ...] = ()
+    """Those of `epoch_settings` that say when something is complete instead, at the end of the run at the latest."""
 
     def rescaled(self, settings: Any, *, from_epochs: int, to_epochs: int) -> Any:
         """The settings for another number of epochs: what is counted in epochs keeps its share of the run."""
@@ -63,17 +66,18 @@ class MethodEntry:
         return replace(settings, **{name: getattr(usual, name) for name in left})
 
     def check_epochs(self, name: str, settings: Any, epochs: int) -> None:
-        """Refuse what lies behind the end of a run of `name` over so many epochs.
+        """Refuse what a run of `name` over so many epochs would not reach.
 
         Raises:
             UserError: names the setting.
         """
         for setting in self.epoch_settings:
             value = getattr(settings, setting)
-            if value > epochs:
+            ends = setting in self.epoch_ends
+            if value > epochs or (value == epochs and not ends):
                 raise UserError(
-                    f"{name}.{setting} is {value:g} epochs and the run ends after {epochs}; choose at most {epochs}, or more "
-                    "epochs"
+                    f"{name}.{setting} is {value:g} epochs and the run ends after {epochs}; choose "
+                    f"{'at most' if ends else 'a start below'} {epochs}, or more epochs"
                 )
 
     @property

@@ -85,11 +85,22 @@ def test_settings_given_as_an_object_count_as_they_are():
     assert (made.settings, made.schedule.milestones) == (SAR(start=20), (22, 27))
 
 
-def test_a_start_behind_the_end_is_one_sentence_and_nothing_is_written(tmp_path, capsys):
-    words = ["train", "digits-resnet", "--method", "sar", "--sar.start", "26", "--run-dir", str(tmp_path / "run")]
-    assert main(words) == 2
+@pytest.mark.parametrize(
+    ("method", "setting", "epochs", "choose"),
+    [
+        ("sar", "start", 26, "a start below 25"),
+        ("sar", "start", 25, "a start below 25"),
+        ("dajat", "ramp-epochs", 26, "at most 25"),
+    ],
+)
+def test_what_the_run_does_not_reach_is_one_sentence_and_nothing_is_written(
+    method, setting, epochs, choose, tmp_path, capsys
+):
+    words = ["train", "digits-resnet", "--method", method, f"--{method}.{setting}", str(epochs)]
+    assert main([*words, "--run-dir", str(tmp_path / "run")]) == 2
     (sentence,) = capsys.readouterr().err.strip().splitlines()
-    assert "sar.start is 26 epochs and the run ends after 25; choose at most 25, or more epochs" in sentence
+    name = f"{method}.{setting.replace('-', '_')}"
+    assert f"{name} is {epochs} epochs and the run ends after 25; choose {choose}, or more epochs" in sentence
     assert not list(tmp_path.iterdir())
 
 
@@ -102,7 +113,7 @@ def test_a_trainer_of_ones_own_takes_the_share_of_its_epochs():
         ).settings
 
     assert settings("sar") == SAR(start=3)
-    assert settings(SAR(start=4)) == SAR(start=4)
+    assert settings(SAR(start=3.5)) == SAR(start=3.5)
     with pytest.raises(UserError, match=r"sar.start is 75 epochs and the run ends after 4"):
         settings(SAR())
 

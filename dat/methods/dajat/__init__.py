@@ -52,6 +52,7 @@ ENTRY = MethodEntry(
     epochs=200,
     milestones=(),
     epoch_settings=("ramp_epochs",),
+    epoch_ends=("ramp_epochs",),
     branches=lambda settings: ("base", "aug"),
     recipe_defaults={
         "optimizer.learning_rate": 0.2,
