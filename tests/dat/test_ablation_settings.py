@@ -15,6 +15,7 @@ from dat.methods.dat import DAT
 from dat.methods.task import Task
 from dat.training.build import build_model, build_step
 from dat_engine.errors import UserError
+from dat_engine.step.optimizer_settings import AdamWSettings
 
 PGD_AT = {"training_loss": "pgd-at", "attack_loss": "cross-entropy"}
 
@@ -40,6 +41,20 @@ PGD_AT = {"training_loss": "pgd-at", "attack_loss": "cross-entropy"}
         ({"attack_loss": "kl", "first_step": "clean"}, "attack_loss kl has no gradient at the image itself"),
         ({"attack_loss": "kl", "start_scale": 0.0}, "use first_step fresh and a start_scale above 0"),
         ({"first_step": "clean", "start": "uniform"}, "so there is no uniform start; leave one of them out"),
+        ({"first_step": "clean", "start_scale": 0.1}, "start_scale has no effect with first_step clean"),
+        ({"mixed_image": False, "mix_flip": True}, "mix_flip has no effect without the mixed image"),
+        (
+            {"mix_source": "augmented", "mix_flip": False},
+            "mix_flip has no effect where the augmented image itself is mixed",
+        ),
+        (
+            {"mixed_image": False, "generator_optimizer": AdamWSettings()},
+            "generator_optimizer has no effect without the mixed image",
+        ),
+        (
+            {"amplitude_from": "other-image", "generator_optimizer": AdamWSettings()},
+            "generator_optimizer has no effect where amplitudes come from another image",
+        ),
         ({"start": "uniform", "start_scale": 0.1}, "start_scale has no effect with a uniform start"),
         ({**PGD_AT, "beta": 6.0}, "beta has no effect with training_loss pgd-at and attack_loss cross-entropy"),
         ({**PGD_AT, "omega": 0.0, "attack_path_gradient": False}, "keep attack_path_gradient"),

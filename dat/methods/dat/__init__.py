@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Literal
 
 from dat.methods.base import MethodEntry
@@ -12,9 +12,9 @@ from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings
 
 _OF_THE_MIXED_IMAGE = (
     *("adversarial", "branches", "mix_source", "amplitude_from", "lam_low", "lam_high", "amplitude_scale"),
-    *("attack_path_gradient", "generator_update"),
+    *("attack_path_gradient", "generator_update", "mix_flip", "generator_optimizer"),
 )
-_OF_THE_GENERATOR = ("amplitude_scale", "attack_path_gradient", "generator_update")
+_OF_THE_GENERATOR = ("amplitude_scale", "attack_path_gradient", "generator_update", "generator_optimizer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,14 +122,19 @@ class DAT:
             self._refuse_changed("without the mixed image", (*_OF_THE_MIXED_IMAGE, *(("omega",) if self.omega else ())))
         elif not self.has_generator:
             self._refuse_changed("where amplitudes come from another image", _OF_THE_GENERATOR)
+        if self.mix_source == "augmented":
+            self._refuse_changed("where the augmented image itself is mixed", ("mix_flip",))
         if self.training_loss == "pgd-at" and self.attack_loss == "cross-entropy":
             self._refuse_changed("with training_loss pgd-at and attack_loss cross-entropy, which have no KL", ("beta",))
         if self.start == "uniform":
             self._refuse_changed("with a uniform start", ("start_scale",))
+        if self.first_step == "clean":
+            self._refuse_changed("with first_step clean, which starts at the image itself", ("start_scale",))
 
     def _refuse_changed(self, where: str, names: tuple[str, ...]) -> None:
         for own in fields(self):
-            if own.name in names and getattr(self, own.name) != own.default:
+            default = own.default if own.default_factory is MISSING else own.default_factory()
+            if own.name in names and getattr(self, own.name) != default:
                 raise UserError(f"{own.name} has no effect {where}; leave it out")
 
 
