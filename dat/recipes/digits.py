@@ -24,7 +24,7 @@ def _digits(name: str, method: str) -> Recipe:
         evaluation=EvaluationSettings(attacks="natural,fgsm,pgd20,pgd100,cw"),
         log_every=10,
     )
-    # of 500 steps an average that looks back over thousands would show the initial weights
+    # of 500 steps an average that looks back over thousands would be the plain mean
     return with_epochs(with_method_defaults(usual, but=("optimizer", "schedule", "ema")), 25)
 
 

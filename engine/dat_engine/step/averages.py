@@ -1,8 +1,8 @@
 """Averages of a classifier's weights: exponential, per step (EMA), and the plain mean over ends of epochs (SWA).
 
-An average is a network of its own beside the classifier, the arithmetic torch.optim.swa_utils.AveragedModel's. Only weights
-are averaged: statistics of a BatchNorm branch are not those of the averaged weights, whatever one averages, and are estimated
-anew (`dat_engine.run.averaging`).
+An average is a network of its own beside the classifier, as torch.optim.swa_utils.AveragedModel's. Only weights are averaged:
+statistics of a BatchNorm branch are not those of the averaged weights, whatever one averages, and are estimated anew
+(`dat_engine.run.averaging`).
 """
 
 from __future__ import annotations
@@ -53,17 +53,32 @@ class Average:
 
 
 class ExponentialAverage(Average):
-    """own <- decay own + (1 - decay) raw after every step that counted, from the initial weights on."""
+    """own <- own + share (raw - own) after every step that counted, share = max(1 - decay, 1 / (n + 1)) after n of them.
+
+    So it is the plain mean of the weights after each step until that looks back as far as the decay does. The initial weights
+    are not in it: they would be most of it for 1 / (1 - decay) steps. AveragedModel, whose first update is a copy too, goes on
+    with the share 1 - decay at once.
+    """
 
     def __init__(self, model: nn.Module, *, decay: float, bn_batches: int) -> None:
         super().__init__(model, bn_batches=bn_batches)
         self._share = 1 - decay
+        self._steps = torch.zeros_like(self.ready)
 
     @torch.no_grad()
     def follow(self, skipped: Tensor) -> None:
         """After a step; `skipped`: scalar on the device, 1 where the step changed nothing, else 0."""
-        self._approach((1 - skipped.to(self._own[0].dtype)) * self._share)
+        share = (self._steps + 1).to(self._own[0].dtype).reciprocal().clamp_min(self._share)
+        self._approach(torch.where(skipped > 0, 0.0, share))
+        self._steps.add_(skipped == 0)
         self.ready.mul_(skipped > 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "steps": self._steps.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._steps.copy_(state["steps"])
 
 
 class EpochAverage(Average):

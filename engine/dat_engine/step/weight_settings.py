@@ -33,8 +33,8 @@ class EMASettings:
     """Exponential moving average of the classifier's weights, one update per step."""
 
     decay: float | None = None
-    """What remains of the average at each step (0.9996 in long runs); it looks back over about 1 / (1 - decay) steps.
-    None: no such average."""
+    """What remains of the average at each step (0.9996 in long runs); it looks back over about 1 / (1 - decay) steps, and is
+    the plain mean of all steps before there are as many. None: no such average."""
     bn_batches: int = 10
     """Training batches from which its BatchNorm statistics are estimated anew at the end of an epoch."""
 

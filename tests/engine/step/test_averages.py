@@ -51,15 +51,31 @@ def assert_equal(ours, theirs) -> None:
         torch.testing.assert_close(own, their, rtol=2e-6, atol=1e-7)
 
 
-def test_the_exponential_average_is_torchs():
+@pytest.mark.parametrize("wrap", [lambda step: step, GraphedStep], ids=["eager", "graphed"])
+def test_the_exponential_average_is_the_mean_of_all_steps_until_it_looks_back_over_as_many_as_the_decay_does(wrap):
     step = make()
-    reference = AveragedModel(step.model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
-    reference.update_parameters(step.model)  # torch's first update is a copy: of the initial weights
-    for index in range(6):
+    run, raw, expected = wrap(step), [], []
+    for index in range(8):
+        run(batch(index))
+        raw.append([weight.detach().clone() for weight in step.model.parameters()])
+        if index < 5:  # 1 / (1 - 0.8)
+            expected = [torch.stack(weights).mean(dim=0) for weights in zip(*raw, strict=True)]
+        else:
+            expected = [0.8 * own + 0.2 * weight for own, weight in zip(expected, raw[-1], strict=True)]
+        assert_equal(of(step, "ema"), expected)
+    assert not torch.equal(of(step, "ema")[0], step.model[0].weight)
+
+
+def test_past_its_warm_up_the_exponential_average_is_torchs():
+    step = make()
+    for index in range(5):
+        step(batch(index))
+    reference = AveragedModel(step.averages.ema.network, multi_avg_fn=get_ema_multi_avg_fn(0.8))
+    reference.update_parameters(step.averages.ema.network)  # the first update is a copy
+    for index in range(5, 8):
         step(batch(index))
         reference.update_parameters(step.model)
         assert_equal(of(step, "ema"), reference.module.parameters())
-    assert not torch.equal(of(step, "ema")[0], step.model[0].weight)
 
 
 def test_the_mean_over_epochs_is_torchs_from_its_start_on():
