@@ -2,7 +2,7 @@
 
 from dat.methods import method_entry
 from dat.recipes import cifar, digits, imagenet, tinyimagenet
-from dat.recipes.families import CreateRecipe
+from dat.recipes.families import CreateRecipe, method_as_published
 from dat.recipes.recipe import (
     AWPSettings,
     DataSettings,
@@ -32,6 +32,7 @@ __all__ = [
     "SWASettings",
     "differences",
     "epoch_fields",
+    "method_as_published",
     "recipe",
     "with_data_of",
     "with_epochs",

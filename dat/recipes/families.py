@@ -51,6 +51,13 @@ def with_method_defaults(usual: Recipe, *, but: Collection[str] = ()) -> Recipe:
     return with_values(usual, {name: value for name, value in values.items() if name.split(".")[0] not in but})
 
 
+def method_as_published(method: str, epochs: int) -> Recipe:
+    """The method's settings and what its paper sets besides, of no recipe's data: optimizer and schedule are the usual ones."""
+    entry = METHODS[method]
+    usual = Recipe(name="own", method=method, settings=entry.settings, epochs=entry.epochs)
+    return with_epochs(with_method_defaults(usual, but=("optimizer", "schedule")), epochs)
+
+
 def large_images(data: DataSettings) -> CreateRecipe:
     """Images of 224 pixels with torchvision's ResNet-50; nothing is published for DAT at this size."""
 

@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dat.evaluation.images import ImagesAndLabels
-from dat_engine.data import Augmentation, ImageArrays, ImageFiles, Loader, named_augmentation, open_loader, unit_range
+from dat_engine.data import (
+    Augmentation,
+    ImageArrays,
+    ImageFiles,
+    Loader,
+    RandomResizedCrop,
+    named_augmentation,
+    open_loader,
+    unit_range,
+)
 from dat_engine.data.loaders.given import (
     BatchesLoader,
     DatasetLoader,
@@ -20,6 +29,7 @@ from dat_engine.data.loaders.given import (
     random_states_put_back,
     target_tensor,
 )
+from dat_engine.data_kinds import AugmentationName
 from dat_engine.distributed import Processes
 from dat_engine.errors import UserError
 from dat_engine.step.first_batch import check_images, check_soft_labels
@@ -33,7 +43,7 @@ def own_loader(
     *,
     num_classes: int,
     batch_size: int,
-    augmentation: Augmentation,
+    augmentation: Augmentation | RandomResizedCrop,
     workers: int,
     extra_views: int,
     extra_augmentation: str | None,
@@ -85,18 +95,34 @@ def own_loader(
                 device=device,
                 processes=processes,
             )
-        _refuse_augmentation(augmentation, "floating-point images or soft labels")
+        _refuse_augmentation(augmentation, data)
         _check_held(images, targets, num_classes)
         return TensorLoader(images, targets, batch_size=batch_size, extra_views=extra_views, **shared)
     if isinstance(data, DataLoader):
-        _refuse_augmentation(augmentation, "a DataLoader")
+        _refuse_augmentation(augmentation, data)
         if extra_views:
             raise UserError(
                 f"the method needs {extra_views} further views of each image, which a DataLoader cannot give; give its data set"
             )
         return BatchesLoader(data, **shared)
-    _refuse_augmentation(augmentation, "a data set")
+    _refuse_augmentation(augmentation, data)
     return DatasetLoader(data, batch_size=batch_size, workers=workers, extra_views=extra_views, **shared)
+
+
+def own_augmentation(data: OwnData, name: AugmentationName, method: str) -> Augmentation | RandomResizedCrop:
+    """What `method`, whose paper names an augmentation, does to `data` where the caller names none.
+
+    Raises:
+        UserError: data that are not augmented here.
+    """
+    if name in ("standard", "none"):
+        return NOT_AUGMENTED
+    if (found := _not_augmented(data)) is not None:
+        raise UserError(
+            f"{method} augments its images by {name}, which takes uint8 images with class numbers, and these are {found}; give "
+            "uint8, or, where the data augment themselves, augmentation=Augmentation(padding=0, flip=False)"
+        )
+    return named_augmentation(name, NOT_AUGMENTED, data_set="own", image_shape=image_shape_of(data))
 
 
 def own_validation(data: OwnData | None, num_classes: int) -> ImagesAndLabels | None:
@@ -184,10 +210,21 @@ def _class_names(targets: Tensor, num_classes: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(num_classes))
 
 
-def _refuse_augmentation(augmentation: Augmentation, what: str) -> None:
+def _not_augmented(data: OwnData) -> str | None:
+    """What `data` are, where they are none that are augmented here."""
+    if isinstance(data, ImageArrays | ImageFiles):
+        return None
+    if isinstance(data, tuple | list):
+        images, targets = _pair(data)
+        return None if images.dtype == torch.uint8 and targets.ndim == 1 else "floating-point images or soft labels"
+    return "a DataLoader" if isinstance(data, DataLoader) else "a data set"
+
+
+def _refuse_augmentation(augmentation: Augmentation | RandomResizedCrop, data: OwnData) -> None:
     if augmentation != NOT_AUGMENTED:
         raise UserError(
-            f"augmentation is for uint8 images with class numbers, and these are {what}; augment in the data set, or give uint8"
+            f"augmentation is for uint8 images with class numbers, and these are {_not_augmented(data)}; augment in the data "
+            "set, or give uint8"
         )
 
 

@@ -19,12 +19,13 @@ from dat.evaluation.images import check_epsilon
 from dat.methods import METHODS
 from dat.methods.named import name_and_settings
 from dat.methods.task import Task
+from dat.recipes import method_as_published
 from dat.recipes.reading import check_settings
 from dat.training.build import check_labels, choose_device, weight_perturbation
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by
 from dat.training.launch import begin_again
 from dat.training.options import DisplayStyle
-from dat.training.own_data import NOT_AUGMENTED, OwnData, image_shape_of, own_loader, own_validation
+from dat.training.own_data import OwnData, image_shape_of, own_augmentation, own_loader, own_validation
 from dat.training.own_network import classes_of, give_branches
 from dat.training.run import epoch_rows
 from dat.training.trained import classifier_state
@@ -80,13 +81,17 @@ class Trainer:
             None: the last weights are the result.
         epochs: the learning rate follows `schedule` over them; None, of the schedule: one cycle.
         batch_size: of everything but a DataLoader, which has its own.
-        optimizer: of the network; DAT's generator has its own in the method's settings.
-        awp: perturbs the weights around their gradient, `dat.recipes.AWPSettings(gamma=0.005)`.
+        optimizer: of the network, SGD unless another is given: neither it nor `schedule` follows the method's paper; DAT's
+            generator has its own in the method's settings.
+        awp: perturbs the weights around their gradient, `dat.recipes.AWPSettings(gamma=0.005)`. None, as of the averages: what
+            the method's paper does, starts with their share of `epochs`; ``AWPSettings()``: nothing.
         ema, swa: averages of the weights, `dat.recipes.EMASettings(decay=0.999)` and `dat.recipes.SWASettings(start=8)`,
             which are validated in their place (swa before ema), and which the network holds after `fit`.
         precision: a number format by name (auto, bf16, fp16, fp32) or a `dat_engine.model.precision.Precision`.
         augmentation: crop and flip, for uint8 images with class numbers, and of DAT's mixed image; `then` says what is done to
-            an image besides, `Augmentation(padding=4, flip=True, then=dat_engine.data.CutMix())` for instance. None: nothing.
+            an image besides, `Augmentation(padding=4, flip=True, then=dat_engine.data.CutMix())` for instance. None: only
+            what is part of the method (idbh), for which other data are refused unless ``Augmentation(padding=0, flip=False)``
+            says that they augment themselves.
         execution: as ``--engine.execution``; auto: one CUDA graph per step on a GPU, eager on a CPU.
         workers: processes that fetch the items of a data set.
         device: cpu, cuda or cuda:N; None: the GPU where there is one.
@@ -140,10 +145,10 @@ class Trainer:
         entry = METHODS[name]
         self.model = model
         self.method = name
-        usual = entry.rescaled(entry.settings, from_epochs=entry.epochs, to_epochs=epochs)
+        paper = method_as_published(name, epochs)
         if settings is not None:
             check_settings(settings, name)
-        settings = usual if settings is None else entry.filled_in(settings, usual)
+        settings = paper.settings if settings is None else entry.filled_in(settings, paper.settings)
         entry.check_epochs(name, settings, epochs)
         self.settings = settings
         self.epsilon = epsilon
@@ -151,7 +156,7 @@ class Trainer:
         self._seed = seed
         self._time_limit = None if time_limit is None else parse_duration(_duration_text(time_limit))
         self._optimizer = optimizer or SGDSettings()
-        self._awp, self._ema, self._swa = awp or AWPSettings(), ema or EMASettings(), swa or SWASettings()
+        self._awp, self._ema, self._swa = awp or paper.awp, ema or paper.ema, swa or paper.swa
         check_starts(self._awp, self._swa, epochs=epochs)
         self._select_by = entry.select_by
         target = choose_device(device)
@@ -170,11 +175,8 @@ class Trainer:
         shape = image_shape_of(data)
         self.num_classes = classes_of(model, shape)
         self._validation = own_validation(validation, self.num_classes)
-        own = augmentation or NOT_AUGMENTED
-        if not isinstance(own, Augmentation):
-            raise UserError(
-                f"augmentation is a {type(own).__name__}; give dat_engine.data.Augmentation(padding=4, flip=True), or None"
-            )
+        _check_kind("augmentation", augmentation, Augmentation, "dat_engine.data.Augmentation(padding=4, flip=True)")
+        own = augmentation or own_augmentation(data, paper.data.augmentation, name)
         task = Task(
             num_classes=self.num_classes,
             image_shape=shape,

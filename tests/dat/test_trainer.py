@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import dat
+from dat.recipes import AWPSettings, EMASettings
 from dat_engine.data import Augmentation, DataError, ImageArrays
 
 SETTING = {"epsilon": 0.1, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": "silent", "precision": "fp32"}
@@ -123,6 +124,31 @@ def test_every_group_of_the_joint_pass_is_normalised_by_itself(method):
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), branched.parameters(), strict=True))
 
 
+def test_what_a_methods_paper_does_to_weights_and_images_is_done_unless_it_is_given():
+    def trainer(method, **setting):
+        return dat.Trainer(network(), (PIXELS, LABELS), method=method, **{**SETTING, "epochs": 4, **setting})
+
+    sar, dajat, idbh = (trainer(method) for method in ("sar", "dajat", "idbh"))
+    assert sar._swa.start == 3 and (sar._awp, sar._ema) == (AWPSettings(), EMASettings())
+    assert dajat._awp == AWPSettings(gamma=0.005, start=9 * 4 / 200) and dajat._ema.decay == 0.9996
+    assert idbh._ema.decay == 0.999 and trainer("idbh", ema=EMASettings())._ema.decay is None
+    levels, plain = (
+        next(each.loader.epoch(0)).images
+        for each in (idbh, trainer("idbh", augmentation=Augmentation(padding=0, flip=False)))
+    )
+    assert not torch.equal(levels, plain) and torch.equal(plain, next(trainer("pgd-at").loader.epoch(0)).images)
+
+
+@pytest.mark.parametrize(
+    "data", [(IMAGES, LABELS), (PIXELS, SOFT), TensorDataset(PIXELS, LABELS)], ids=["floating", "soft", "data set"]
+)
+def test_an_augmentation_that_is_part_of_the_method_is_not_left_out_without_a_word(data):
+    with pytest.raises(dat.UserError, match="idbh augments its images by idbh, which takes uint8 images"):
+        dat.Trainer(network(), data, method="idbh", **SETTING)
+    none = Augmentation(padding=0, flip=False)
+    assert dat.Trainer(network(), data, method="idbh", augmentation=none, **SETTING).method == "idbh"
+
+
 def test_a_timm_network_with_batchnorm_act_trains():
     timm = pytest.importorskip("timm", reason="the networks of timm: pip install 'dat-engine[test]'")
     model = timm.create_model("mobilenetv3_small_050", num_classes=3, in_chans=1)
@@ -219,7 +245,7 @@ class Endless(torch.utils.data.IterableDataset):
         ({"method": "tradse"}, "did you mean trades"),
         ({"execution": "graphed"}, "use auto, eager or compiled"),
         ({"model": nn.Conv2d(1, 3, 3)}, r"must give logits \[2, K\]"),
-        ({"data": (IMAGES, LABELS), "augmentation": "crop"}, "augmentation is a str"),
+        ({"data": (IMAGES, LABELS), "augmentation": "crop"}, "augmentation is a str; give settings"),
         (
             {"data": (IMAGES, LABELS), "augmentation": Augmentation(padding=1, flip=False)},
             "augmentation is for uint8 images",
