@@ -96,8 +96,13 @@ def own_loader(
                 processes=processes,
             )
         _refuse_augmentation(augmentation, data)
+        if extra_views:
+            raise UserError(
+                f"the method needs {extra_views} further views of each image, augmented anew, and floating-point images or "
+                "soft labels are not augmented here; give uint8 images with class numbers, or a data set that augments itself"
+            )
         _check_held(images, targets, num_classes)
-        return TensorLoader(images, targets, batch_size=batch_size, extra_views=extra_views, **shared)
+        return TensorLoader(images, targets, batch_size=batch_size, **shared)
     if isinstance(data, DataLoader):
         _refuse_augmentation(augmentation, data)
         if extra_views:

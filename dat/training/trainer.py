@@ -74,7 +74,8 @@ class Trainer:
         model: any classifier of images [B, C, H, W] in [0, 1] -> logits [B, K]; it normalises its images itself.
         data: the training images. (images, labels) as tensors or arrays, images [N, C, H, W] uint8 or floating point in
             [0, 1], labels class numbers [N], or soft labels [N, K] where the method takes them; a map-style data set of
-            torch, whose items are (image, label); a DataLoader, taken as it is; a data set of `dat_engine.data`.
+            torch, whose items are (image, label) and whose further views (dajat) are the item fetched again; a DataLoader, as
+            it is; a data set of `dat_engine.data`.
         method: a method's name or its settings.
         epsilon: L-infinity radius of the threat model.
         validation: images on which the best epoch is chosen, by PGD-20 (plain training: natural accuracy); as `data`.

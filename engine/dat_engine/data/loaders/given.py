@@ -53,7 +53,7 @@ class _GivenLoader:
 class TensorLoader(_GivenLoader):
     """Batches of one process out of images [N, C, H, W] and targets in memory, copied to `device` whole.
 
-    The order is that of a `ResidentLoader` with the same seed. Extra views equal the first: nothing is augmented.
+    The order is that of a `ResidentLoader` with the same seed. There are no extra views: nothing is augmented.
 
     Raises UserError where the images do not fill one batch on every process.
     """
@@ -69,7 +69,6 @@ class TensorLoader(_GivenLoader):
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
-        extra_views: int = 0,
     ) -> None:
         channels, height, width = images.shape[1:]
         super().__init__(num_classes, (channels, height, width), batch_size, device)
@@ -77,7 +76,6 @@ class TensorLoader(_GivenLoader):
             num_samples=len(images), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
         self._images, self._targets = images.to(device), targets.to(device)
-        self._extra_views = extra_views
         self.steps_per_epoch = self._order.steps_per_epoch
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
@@ -94,7 +92,6 @@ class TensorLoader(_GivenLoader):
                 originals=images,
                 targets=self._targets[indices[step]],
                 indices=indices[step],
-                extra_views=images.expand(self._extra_views, *images.shape) if self._extra_views else None,
             )
 
 
