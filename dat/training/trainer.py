@@ -178,6 +178,7 @@ class Trainer:
         self._validation = own_validation(validation, self.num_classes)
         _check_kind("augmentation", augmentation, Augmentation, "dat_engine.data.Augmentation(padding=4, flip=True)")
         own = augmentation or own_augmentation(data, paper.data.augmentation, name)
+        self._augmentation = own
         task = Task(
             num_classes=self.num_classes,
             image_shape=shape,
@@ -310,6 +311,9 @@ class Trainer:
             "epochs": self._plan.epochs,
             "batch_size": self.loader.batch_size,
             "steps_per_epoch": self.loader.steps_per_epoch,
+            "augmentation": repr(
+                self._augmentation
+            ),  # of dataclasses all the way down, whose kind counts besides their fields
             "optimizer": asdict(self._optimizer),
             "awp": asdict(self._awp),
             "ema": asdict(self._ema),

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import dat
 from dat.recipes import AWPSettings, EMASettings
-from dat_engine.data import Augmentation, DataError, ImageArrays
+from dat_engine.data import Augmentation, CutMix, Cutout, DataError, ImageArrays
 
 SETTING = {"epsilon": 0.1, "epochs": 2, "batch_size": 8, "device": "cpu", "progress": "silent", "precision": "fp32"}
 generator = torch.Generator().manual_seed(0)
@@ -207,6 +207,19 @@ def test_own_augmentation_repeats_itself_and_a_resumed_fit_equals_a_whole_one(ma
         assert trainer.fit(resume=resume).ending == ("finished" if resume else "step limit")
         assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+def test_a_fit_does_not_go_on_with_another_augmentation(tmp_path):
+    def trainer(then, **options):
+        own = Augmentation(padding=1, flip=False, then=then)
+        values = {"method": "plain", "augmentation": own, "run_dir": tmp_path / "run", **SETTING, **options}
+        return dat.Trainer(network(), (PIXELS, LABELS), **values)
+
+    trainer(Cutout(share=0.25), max_steps=1).fit()
+    for other in (None, Cutout(share=0.5), CutMix()):
+        with pytest.raises(dat.UserError, match="is a checkpoint of another"):
+            trainer(other).fit(resume=True)
+    assert trainer(Cutout(share=0.25)).fit(resume=True).ending == "finished"
 
 
 def test_a_smaller_last_batch_of_a_dataloader_is_dropped():
