@@ -114,8 +114,9 @@ def test_a_trainer_of_ones_own_takes_the_share_of_its_epochs():
 
     assert settings("sar") == SAR(start=3)
     assert settings(SAR(start=3.5)) == SAR(start=3.5)
-    with pytest.raises(UserError, match=r"sar.start is 75 epochs and the run ends after 4"):
-        settings(SAR())
+    assert settings(SAR()) == SAR(start=3)
+    with pytest.raises(UserError, match=r"sar.start is 4 epochs and the run ends after 4; choose a start below 4"):
+        settings(SAR(start=4.0))
 
 
 @pytest.fixture
