@@ -19,6 +19,7 @@ from dat.cli.sweep_flags import parse_sweep_flags
 from dat.recipes import recipe
 from dat.sweep import read_sweep, training_process
 from dat_engine.errors import UserError
+from dat_engine.run.lock import RunLock, holder_of
 from tests.dat import quick_run
 from tests.dat.quick_run import write_config, write_figures
 
@@ -56,6 +57,21 @@ def sent_when(ready: Callable[[], bool], number: int) -> Iterator[None]:
     sender.start()
     yield
     sender.join()
+
+
+def wait_until(ready: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def sweep_file(folder: Path, text: str) -> Path:
@@ -103,6 +119,9 @@ def test_runs_are_whole_recipes_seed_by_seed(tmp_path):
         ("runs: [{method: pdg-at}]", "run pdg-at: no method is called 'pdg-at'; did you mean pgd-at?"),
         ("runs: [{method: dat, recipe: digits}]", "run digits-dat: no recipe is called 'digits'"),
         ("runs: [{method: dat}, {method: dat}]", "run 2 is called dat, and so is one before it"),
+        ("runs: [{method: dat}, {method: dat, name: DAT}]", "run 2 is called DAT, and one that differs by case alone"),
+        ("runs: [{method: dat, name: comparison.json}]", "run 1 is called comparison.json, as is what the sweep itself"),
+        ("runs: [{method: dat, name: Comparison.SVG}]", "run 1 is called Comparison.SVG, as is what the sweep itself"),
         ("runs: [{method: dat, name: ../dat}]", "run 1: the name '../dat' cannot be a folder's"),
         ("runs: [{method: dat, filds: {}}]", "run 1: a run has no filds; did you mean fields?"),
         ("runs: [{fields: {}}]", "run 1 has no method, and the sweep names none"),
@@ -117,6 +136,8 @@ def test_runs_are_whole_recipes_seed_by_seed(tmp_path):
         ("runs: [{method: dat}]\noptions: {executor: there}", "options.executor must be one of here, local, slurm"),
         ("runs: [{method: dat}]\noptions: {jobs: 2}", "options: 2 runs at a time need another executor"),
         ("runs: [", "is not YAML"),
+        ("runs: [{method: dat, fields: {epochs: 2, epochs: 3}}]", " gives epochs twice, in line 2; give it once"),
+        ("runs: [{method: dat}]\nrecipe: cifar10-resnet18", " gives recipe twice, in lines 1 and 3; give it once"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_sentence_that_names_file_and_run(tmp_path, capsys, monkeypatch, text, sentence):
@@ -134,13 +155,16 @@ def test_what_only_the_run_would_refuse_is_refused_before_any_is_started(tmp_pat
         ("model.name: resnet81", "no model is called 'resnet81'"),
         ("evaluation.attacks: pgd21", "no attack is called 'pgd21'"),
         ("data.name: imagefolder", "the data root /nowhere does not exist"),
+        ("swa.start: 2", "swa.start is 2 and the run has 2 epochs"),
     ):
         path = sweep_file(
             tmp_path, TINY + f"runs: [{{method: pgd-at}}, {{name: b, method: dat, fields: {{{fields}}}}}]"
         )
-        assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--data-root", "/nowhere"]) == 2
-        written = capsys.readouterr().err
-        assert written.startswith("dat sweep: run b: ") and sentence in written
+        words = ["sweep", str(path), "--out", str(tmp_path / "out"), "--data-root", "/nowhere"]
+        for dry in ([], ["--dry-run"]):
+            assert main([*words, *dry]) == 2
+            written = capsys.readouterr().err
+            assert written.startswith("dat sweep: run b: ") and sentence in written
         assert not (tmp_path / "out").exists()
 
 
@@ -160,17 +184,11 @@ def test_the_guide_shows_the_example():
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("sweep_*.yaml")), ids=lambda path: path.stem)
-def test_a_dry_run_lists_the_runs_without_torch(example, tmp_path):
-    code = (
-        "import sys; from dat.cli import main; code = main(sys.argv[1:]); "
-        "heavy = {'torch', 'torchvision', 'numpy'} & set(sys.modules); sys.exit(f'imported {heavy}' if heavy else code)"
-    )
-    words = ["sweep", str(example), "--dry-run"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert "pgd-at/seed-0" in done.stdout and ": begin" in done.stdout and not list(tmp_path.iterdir())
+def test_a_dry_run_lists_the_runs_and_writes_nothing(example, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", str(example), "--dry-run", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "pgd-at/seed-0" in said and ": begin" in said and not list(tmp_path.iterdir())
 
 
 def test_a_sweep_runs_skips_resumes_and_names_what_failed(tmp_path, capfd, quick_runs):
@@ -241,6 +259,45 @@ def test_a_time_limit_stops_and_saves_as_asked(tmp_path, capfd, quick_runs):
     assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--time-limit", "1s"]) == 0
     said = capfd.readouterr().out
     assert "[1/2] slow, seed 0: stopped" in said and "stopped by the time limit; go on with: dat sweep" in said
+
+
+def test_a_run_that_another_process_still_trains_is_waited_for(tmp_path, capfd, quick_runs):
+    """As one that a killed sweep has left behind, until it has saved."""
+    path = sweep_file(tmp_path, TINY + "runs: [{method: plain}]")
+    (begun,) = read_sweep(path).runs
+    folder = tmp_path / "out" / begun.folder
+    write_config(folder, begun.recipe.to_dict())
+    lock = RunLock(folder)
+    threading.Timer(1.0, lock.release).start()
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
+    said = capfd.readouterr()
+    assert [line for line in said.out.splitlines() if line.startswith("[") and ": epoch " not in line] == [
+        f"[1/1] plain, seed 0: is still being trained by process {os.getpid()}; waits until that has ended",
+        "[1/1] plain, seed 0: goes on",
+        "[1/1] plain, seed 0: done",
+    ]
+    assert not said.err and holder_of(folder) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says when a parent ends")
+def test_a_run_ends_with_its_killed_sweep(tmp_path):
+    """It would train on, and stand in the way of the sweep that is started again."""
+    run = (
+        "import time; from dat.cli.main import quiet_signals, obey_starter\n"
+        "with quiet_signals():\n    obey_starter(); print('begun', flush=True); time.sleep(60)"
+    )
+    sweep = (
+        "import sys, pathlib; from dat.sweep.training_process import TrainingProcess\n"
+        "process = TrainingProcess(run_dir=pathlib.Path(sys.argv[1]), program=(sys.executable, '-c', sys.argv[2]))\n"
+        "child = process.start(); print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", sweep, str(tmp_path / "run"), run], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        log = tmp_path / "run.log"
+        wait_until(lambda: log.exists() and "begun" in log.read_text())
+        parent.kill()
+    wait_until(lambda: not running(child))
 
 
 def test_from_python(tmp_path, quick_runs):
