@@ -137,7 +137,7 @@ def test_recipe_flags_reach_every_method_and_settings_their_own():
     recipes, options = parse_profile_flags(words)
     assert [(recipe.method, recipe.epsilon, recipe.settings.beta) for recipe in recipes] == [
         ("trades", 0.2, 5.0),
-        ("dat", 0.2, 15.0),
+        ("dat", 0.2, 6.0),
     ]
     assert (options.steps, options.rounds, options.baseline) == (None, 5, None)
     recipes, _ = parse_profile_flags(["cifar10-resnet18"])
