@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from dat.cli.early_signals import quiet_signals
 from dat_engine.errors import RunFailedError, UserError, did_you_mean
+from dat_engine.run.parent import obey_starter
 from dat_engine.spoken_warnings import spoken_as
 
 REPORT = (
@@ -26,6 +27,7 @@ REPORT = (
 
 def _train(arguments: Sequence[str]) -> int:
     with quiet_signals():
+        obey_starter()
         from dat.cli.train_flags import parse_train_flags
 
         recipe, options = parse_train_flags(arguments)

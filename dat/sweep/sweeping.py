@@ -18,6 +18,7 @@ from dat.sweep.report import open_console, write_comparison
 from dat.sweep.run_folder import refuse_others, state_of
 from dat.sweep.training_process import TrainingProcess
 from dat_engine.errors import UserError
+from dat_engine.run.lock import holder_of
 from dat_engine.run.stop import Stop, parse_duration
 
 _LOOK_SECONDS = 0.2
@@ -115,19 +116,29 @@ def _run_all(
     waiting = list(enumerate(sweep.runs, start=1))
     running: list[_Running] = []
     failed: dict[str, str] = {}
+    elsewhere: set[Path] = set()
     told = False
     try:
         while running or (waiting and stop.reason is None):
-            while waiting and stop.reason is None and len(running) < executor.jobs:
+            held: list[tuple[int, SweepRun]] = []
+            while waiting and stop.reason is None and len(running) + len(held) < executor.jobs:
                 number, run = waiting.pop(0)
                 state = state_of(folder / run.folder)
                 if state == "finished":
                     progress.ends(number, run, "finished before")
                     continue
+                holder = holder_of(folder / run.folder)
+                if holder is not None:
+                    held.append((number, run))
+                    if run.folder not in elsewhere:
+                        elsewhere.add(run.folder)
+                        progress.ends(number, run, f"is still being trained by {holder}; waits until that has ended")
+                    continue
                 process = TrainingProcess(run_dir=folder / run.folder, flags=_flags(options))
                 process.prepare(run.recipe)
                 progress.begins(number, run, "begins" if state == "missing" else "goes on", process.run_dir)
                 running.append(_Running(number, run, process, executor.start(process)))
+            waiting = held + waiting
             if stop.reason is not None and not told:
                 told = True
                 _stop(running, stop)
@@ -141,7 +152,7 @@ def _run_all(
                 progress.ends(one.number, one.run, _ending(one, why))
                 if why is not None:
                     failed[str(one.run.folder)] = why
-            if running:
+            if running or waiting:
                 time.sleep(_LOOK_SECONDS)
     except BaseException:
         _stop(running, stop)

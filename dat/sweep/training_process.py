@@ -15,6 +15,7 @@ from dat.recipes import Recipe
 from dat.sweep.run_folder import state_of
 from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.durable_file import replacing
+from dat_engine.run.parent import STARTED_BY
 
 TRAIN = (sys.executable, "-m", "dat", "train")
 _DEFECT = "this is a defect of dat-engine"
@@ -64,6 +65,8 @@ class TrainingProcess:
     def start(self) -> subprocess.Popen[bytes]:
         """Start it, in a session of its own: Ctrl+C on a terminal is the sweep's to pass on, once.
 
+        It ends with this process, as by SIGTERM, however this one ends (on Linux).
+
         Raises:
             RunFailedError: its log cannot be written.
         """
@@ -79,7 +82,7 @@ class TrainingProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
+                env={**os.environ, **self.environment, STARTED_BY: str(os.getpid())},
                 start_new_session=True,
             )
 

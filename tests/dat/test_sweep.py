@@ -19,6 +19,7 @@ from dat.cli.sweep_flags import parse_sweep_flags
 from dat.recipes import recipe
 from dat.sweep import read_sweep, training_process
 from dat_engine.errors import UserError
+from dat_engine.run.lock import RunLock, holder_of
 from tests.dat import quick_run
 from tests.dat.quick_run import write_config, write_figures
 
@@ -56,6 +57,21 @@ def sent_when(ready: Callable[[], bool], number: int) -> Iterator[None]:
     sender.start()
     yield
     sender.join()
+
+
+def wait_until(ready: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def sweep_file(folder: Path, text: str) -> Path:
@@ -241,6 +257,45 @@ def test_a_time_limit_stops_and_saves_as_asked(tmp_path, capfd, quick_runs):
     assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--time-limit", "1s"]) == 0
     said = capfd.readouterr().out
     assert "[1/2] slow, seed 0: stopped" in said and "stopped by the time limit; go on with: dat sweep" in said
+
+
+def test_a_run_that_another_process_still_trains_is_waited_for(tmp_path, capfd, quick_runs):
+    """As one that a killed sweep has left behind, until it has saved."""
+    path = sweep_file(tmp_path, TINY + "runs: [{method: plain}]")
+    (begun,) = read_sweep(path).runs
+    folder = tmp_path / "out" / begun.folder
+    write_config(folder, begun.recipe.to_dict())
+    lock = RunLock(folder)
+    threading.Timer(1.0, lock.release).start()
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
+    said = capfd.readouterr()
+    assert [line for line in said.out.splitlines() if line.startswith("[") and ": epoch " not in line] == [
+        f"[1/1] plain, seed 0: is still being trained by process {os.getpid()}; waits until that has ended",
+        "[1/1] plain, seed 0: goes on",
+        "[1/1] plain, seed 0: done",
+    ]
+    assert not said.err and holder_of(folder) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says when a parent ends")
+def test_a_run_ends_with_its_killed_sweep(tmp_path):
+    """It would train on, and stand in the way of the sweep that is started again."""
+    run = (
+        "import time; from dat.cli.main import quiet_signals, obey_starter\n"
+        "with quiet_signals():\n    obey_starter(); print('begun', flush=True); time.sleep(60)"
+    )
+    sweep = (
+        "import sys, pathlib; from dat.sweep.training_process import TrainingProcess\n"
+        "process = TrainingProcess(run_dir=pathlib.Path(sys.argv[1]), program=(sys.executable, '-c', sys.argv[2]))\n"
+        "child = process.start(); print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", sweep, str(tmp_path / "run"), run], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        log = tmp_path / "run.log"
+        wait_until(lambda: log.exists() and "begun" in log.read_text())
+        parent.kill()
+    wait_until(lambda: not running(child))
 
 
 def test_from_python(tmp_path, quick_runs):

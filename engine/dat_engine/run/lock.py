@@ -34,10 +34,9 @@ class RunLock:
         try:
             self._lock.acquire()
         except Timeout:
-            holder = _holder(path)
-            by = f"process {holder}" if holder.isdigit() else "another process"
             raise UserError(
-                f"the run directory {directory} is in use by {by}; stop that run first, or use another --run-dir"
+                f"the run directory {directory} is in use by {_in_words(_holder(path))}; stop that run first, or "
+                "use another --run-dir"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
@@ -53,6 +52,22 @@ class RunLock:
         self._lock.release()
 
 
+def holder_of(directory: Path) -> str | None:
+    """Who has the lock on `directory`, as a sentence calls it; None where nobody has, or nobody can be seen to."""
+    path = directory / ".lock"
+    if not path.is_file():
+        return None
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return _in_words(_holder(path))
+    except OSError:
+        return None
+    lock.release()
+    return None
+
+
 def _name_the_holder(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # on a full disk the holder goes unnamed
         os.ftruncate(descriptor, 0)
@@ -63,3 +78,7 @@ def _holder(path: Path) -> str:
     with contextlib.suppress(OSError), path.open("rb") as file:
         return file.read(32).decode(errors="replace").strip()
     return ""
+
+
+def _in_words(holder: str) -> str:
+    return f"process {holder}" if holder.isdigit() else "another process"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,11 +14,11 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from dat_engine.errors import RunFailedError
+from dat_engine.run.parent import ends_with
 
 __all__ = ["batches_of_workers"]
 
 _LOSSES_WITHOUT_A_BATCH = 3
-_PR_SET_PDEATHSIG = 1
 
 
 def batches_of_workers(loader_from: Callable[[int], DataLoader[Any]], first: int) -> Iterator[Any]:
@@ -115,11 +113,9 @@ class _InWorker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=self._obey_the_trainer, daemon=True).start()
-        if sys.platform == "linux" and os.getppid() == self.trainer:
-            # torch's own look after the trainer comes only between two samples, and not from a full queue
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != self.trainer:
-                os._exit(1)
+        # torch's own look after the trainer comes only between two samples, and not from a full queue
+        if os.getppid() == self.trainer and not ends_with(self.trainer, signal.SIGKILL):
+            os._exit(1)
 
     def _obey_the_trainer(self) -> None:
         """End at the trainer's own SIGTERM (`Process.terminate`); anybody else's is for the trainer."""
