@@ -15,6 +15,8 @@ from dat.sweep.sweeping import run_sweep
 def sweep_by_flags(sweep: Sweep, options: SweepOptions, command: str) -> int:
     """Do what the flags say; the exit code.
 
+    A dry run refuses what the runs would, but for missing data.
+
     0: done, or stopped by the time limit, as was asked; 1: a run failed; 143 or 130: stopped by SIGTERM or Ctrl+C, the
     runs that ran having saved.
 
@@ -23,6 +25,9 @@ def sweep_by_flags(sweep: Sweep, options: SweepOptions, command: str) -> int:
     """
     folder = sweep.folder(options)
     if options.dry_run:
+        from dat.sweep.checks import check_runs  # imports torch
+
+        check_runs(sweep, options, folder)
         print_plan(sweep, folder)
         return 0
     if options.compare:

@@ -10,28 +10,36 @@ from dat.evaluation import parse_attacks
 from dat.recipes import DataSettings, Recipe
 from dat.sweep.file import Sweep
 from dat.sweep.options import SweepOptions
+from dat.sweep.run_folder import refuse_others
 from dat.training.build import check_without_data, find_device, read_split
 from dat_engine.errors import UserError
 
 
-def check_runs(sweep: Sweep, options: SweepOptions) -> None:
-    """Refuse what a run would refuse at its start: models, methods' settings, attacks, data that are missing.
-
-    Data that can be downloaded are downloaded, here and once, before runs look for them at the same time.
+def check_runs(sweep: Sweep, options: SweepOptions, folder: Path) -> None:
+    """Refuse what a run would refuse at its start, without a look at images: models, methods' settings, attacks.
 
     Raises:
-        UserError: names the run.
+        UserError: names the run; or the sweep's `folder` cannot be one, or holds a run of another recipe.
     """
+    _check_folder(folder)
+    refuse_others(sweep, folder)
     device = _device(sweep, options)
-    by_name: dict[str, Recipe] = {run.name: run.recipe for run in sweep.runs}
-    for name, recipe in by_name.items():
+    for name, recipe in _by_name(sweep).items():
         try:
             parse_attacks(recipe.evaluation.attacks)
             check_without_data(recipe, options.data_root, device)
         except UserError as error:
             raise UserError(f"run {name}: {error}") from None
+
+
+def check_data(sweep: Sweep, options: SweepOptions) -> None:
+    """Refuse data that are missing; what can be downloaded is, here and once, before runs look for it at the same time.
+
+    Raises:
+        UserError: names the run.
+    """
     read: list[DataSettings] = []
-    for name, recipe in by_name.items():
+    for name, recipe in _by_name(sweep).items():
         if recipe.data in read:
             continue
         read.append(recipe.data)
@@ -40,6 +48,10 @@ def check_runs(sweep: Sweep, options: SweepOptions) -> None:
             read_split(recipe, options.data_root, "test")
         except UserError as error:
             raise UserError(f"run {name}: {error}") from None
+
+
+def _by_name(sweep: Sweep) -> dict[str, Recipe]:
+    return {run.name: run.recipe for run in sweep.runs}
 
 
 def _device(sweep: Sweep, options: SweepOptions) -> torch.device:
@@ -51,7 +63,7 @@ def _device(sweep: Sweep, options: SweepOptions) -> torch.device:
     return torch.device("cpu" if named == "cpu" else "cuda")
 
 
-def check_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Refuse a folder of the sweep that is a file, or lies under one."""
     for ancestor in (folder, *folder.parents):
         if ancestor.exists() and not ancestor.is_dir():

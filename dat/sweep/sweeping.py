@@ -15,7 +15,7 @@ from dat.sweep.file import Sweep, SweepRun, read_sweep
 from dat.sweep.options import SweepOptions
 from dat.sweep.progress import Progress
 from dat.sweep.report import open_console, write_comparison
-from dat.sweep.run_folder import refuse_others, state_of
+from dat.sweep.run_folder import state_of
 from dat.sweep.training_process import TrainingProcess
 from dat_engine.errors import UserError
 from dat_engine.run.lock import holder_of
@@ -63,12 +63,11 @@ def run_sweep(sweep: str | Path | Sweep, options: SweepOptions | None = None, **
         raise UserError(
             "run_sweep starts what is missing; read_sweep(file).runs lists the runs, and compare compares them"
         )
-    from dat.sweep.checks import check_folder, check_runs  # imports torch
+    from dat.sweep.checks import check_data, check_runs  # imports torch
 
     folder = sweep.folder(options)
-    check_folder(folder)
-    refuse_others(sweep, folder)
-    check_runs(sweep, options)
+    check_runs(sweep, options, folder)
+    check_data(sweep, options)
     executor = _executor(sweep, options, folder)
     limit = None if options.time_limit is None else parse_duration(options.time_limit)
     console = open_console()
