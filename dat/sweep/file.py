@@ -16,6 +16,8 @@ from dat_engine.errors import UserError, did_you_mean, unknown_name
 
 _GROUPS = ("name", "recipe", "method", "fields", "seeds", "runs", "options", "slurm")
 _OF_A_RUN = ("name", "recipe", "method", "fields")
+_OWN = ("comparison.json", "comparison.md", "comparison.svg", "submitit")
+"""What the sweep itself writes beside its runs' folders."""
 _NAME = re.compile(r"[\w+=,@-][\w.+=,@-]*", re.ASCII)
 
 
@@ -112,8 +114,11 @@ def _recipes(runs: list[Any], common: Mapping[str, Any], source: str) -> dict[st
         name = _text(run, "name", where) or ("-".join((named, method)) if "recipe" in run else method)
         if not _NAME.fullmatch(name):
             raise UserError(f"{where}: the name {name!r} cannot be a folder's; use letters, digits and . _ + - = , @")
-        if name in found:
-            raise UserError(f"{where} is called {name}, and so is one before it; give each run a name of its own")
+        if name.lower() in _OWN:
+            raise UserError(f"{where} is called {name}, as is what the sweep itself writes; give it another name")
+        if name.lower() in map(str.lower, found):  # the folders may lie where case makes no difference
+            before = "so is one" if name in found else "one that differs by case alone stands"
+            raise UserError(f"{where} is called {name}, and {before} before it; give each run a name of its own")
         found[name] = _recipe(named, method, common, run, source, f"{source}: run {name}")
     return found
 
