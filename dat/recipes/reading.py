@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, is_dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from dat.methods import method_entry
 from dat.recipes import Recipe, recipe, with_data_of, with_epochs
+from dat.recipes.mapping_file import read_mapping
 from dat.recipes.number_text import parse_number
 from dat_engine.errors import UserError, did_you_mean
 from dat_engine.step.optimizer_settings import optimizer_settings
@@ -130,40 +130,6 @@ def _nested_fields(given: Mapping[str, Any], method: str, source: str) -> dict[s
         else:
             inner[name] = dict(value) if isinstance(value, Mapping) else value
     return nested
-
-
-def read_mapping(path: Path, *, kind: str, give: str) -> Mapping[str, Any]:
-    """What a JSON file (by its suffix) or a YAML file holds; of a run directory its config.json.
-
-    Args:
-        kind: what the sentence of an error calls that.
-        give: which files would do instead.
-
-    Raises:
-        UserError: no such file, not JSON or YAML, or something else than names and values.
-    """
-    if path.is_dir():
-        path = path / "config.json"  # a run directory stands for its own
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UserError(f"cannot read the {kind} {path}: {reason}") from None
-    if path.suffix == ".json":
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {error}") from None
-    else:
-        import yaml
-
-        try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, Mapping):
-        raise UserError(f"{path} holds no {kind}; give {give}")
-    return document
 
 
 def check_settings(settings: Any, method: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from dat.methods import method_entry
 from dat.recipes import RECIPES, Recipe, recipe
-from dat.recipes.reading import read_mapping, with_fields
+from dat.recipes.mapping_file import read_mapping
+from dat.recipes.reading import with_fields
 from dat.sweep.options import SweepOptions, options_from_dict
 from dat_engine.errors import UserError, did_you_mean, unknown_name
 

@@ -14,6 +14,7 @@ from dat.cli import main
 from dat.cli.evaluate_flags import parse_evaluate_flags
 from dat.cli.main import COMMANDS
 from dat.cli.train_flags import parse_train_flags
+from dat.recipes.mapping_file import read_mapping
 from dat_engine.data import DataError
 from dat_engine.errors import UserError
 from dat_engine.run.checkpoint import CheckpointError
@@ -145,12 +146,26 @@ def test_a_config_of_another_run_gives_its_recipe(tmp_path):
         ("epochs: 0", "epochs must be at least 1; got 0"),
         ("model: resnet8", "model must hold fields; got 'resnet8'"),
         ("epochs: [", "is not YAML"),
+        ("epochs: 2\nepochs: 3", "gives epochs twice, in lines"),
     ],
 )
 def test_a_wrong_recipe_file_is_one_sentence(tmp_path, capsys, text, sentence):
     assert main(["train", *recipe_file(tmp_path, text)]) == 2
     written = capsys.readouterr().err
     assert sentence in written and len(written.strip().splitlines()) == 1
+
+
+def test_a_name_given_twice_is_refused_wherever_it_stands(tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text('{"name": "digits-resnet", "data": {"flip": true, "flip": false}}')
+    with pytest.raises(UserError, match=r"recipe\.json gives flip twice; give it once"):
+        read_mapping(file, kind="recipe", give="one")
+    file = tmp_path / "recipe.yaml"
+    file.write_text("{a: &a {x: 1}, b: &b {<<: *a, x: 2}, c: [{<<: *b, x: 3}, *a]}")  # a merged name is a default
+    assert read_mapping(file, kind="recipe", give="one") == {"a": {"x": 1}, "b": {"x": 2}, "c": [{"x": 3}, {"x": 1}]}
+    file.write_text('c: [{x: 1, "x": 2}]')
+    with pytest.raises(UserError, match=r"gives x twice, in line 1"):
+        read_mapping(file, kind="recipe", give="one")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -136,6 +136,8 @@ def test_runs_are_whole_recipes_seed_by_seed(tmp_path):
         ("runs: [{method: dat}]\noptions: {executor: there}", "options.executor must be one of here, local, slurm"),
         ("runs: [{method: dat}]\noptions: {jobs: 2}", "options: 2 runs at a time need another executor"),
         ("runs: [", "is not YAML"),
+        ("runs: [{method: dat, fields: {epochs: 2, epochs: 3}}]", " gives epochs twice, in line 2; give it once"),
+        ("runs: [{method: dat}]\nrecipe: cifar10-resnet18", " gives recipe twice, in lines 1 and 3; give it once"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_sentence_that_names_file_and_run(tmp_path, capsys, monkeypatch, text, sentence):
