@@ -86,7 +86,8 @@ def test_an_interrupted_run_goes_on_with_its_averages(run, tmp_path):
         (["--swa.start", "2"], "swa.start is 2 and the run has 2 epochs, so no weights would be averaged"),
         (["--awp.gamma", "0.01", "--awp.start", "5"], "awp.start is 5 and the run has 2 epochs"),
         (["--ema.decay", "1"], "ema.decay must lie in (0, 1), 0.9996 for instance; got 1"),
-        (["--awp.gamma", "-1"], "awp.gamma must be finite and not negative"),
+        (["--awp.gamma", "-1"], "awp.gamma must be positive and finite"),
+        (["--awp.gamma", "0"], "awp.gamma must be positive and finite, 0.005 for instance, or be left out; got 0"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence_and_nothing_is_written(words, sentence, tmp_path, capsys):

@@ -22,8 +22,10 @@ class AWPSettings:
     """Epochs after which it begins; the extra forward and backward are run from the first step on."""
 
     def __post_init__(self) -> None:
-        if self.gamma is not None and not 0 <= self.gamma < math.inf:
-            raise UserError(f"awp.gamma must be finite and not negative, 0.005 for instance; got {self.gamma:g}")
+        if self.gamma is not None and not 0 < self.gamma < math.inf:
+            raise UserError(
+                f"awp.gamma must be positive and finite, 0.005 for instance, or be left out; got {self.gamma:g}"
+            )
         if not 0 <= self.start < math.inf:
             raise UserError(f"awp.start is a number of epochs, counted from 0; got {self.start:g}")
 

@@ -171,8 +171,9 @@ def test_the_mean_over_epochs_is_evaluated_before_the_exponential_average_and_th
 @pytest.mark.parametrize(
     ("create", "sentence"),
     [
-        (lambda: AWPSettings(gamma=-0.1), "awp.gamma must be finite and not negative"),
-        (lambda: AWPSettings(gamma=float("nan")), "awp.gamma must be finite"),
+        (lambda: AWPSettings(gamma=-0.1), "awp.gamma must be positive and finite"),
+        (lambda: AWPSettings(gamma=0.0), "awp.gamma must be positive .* or be left out; got 0"),
+        (lambda: AWPSettings(gamma=float("nan")), "awp.gamma must be positive and finite"),
         (lambda: AWPSettings(gamma=0.01, start=-1), "awp.start is a number of epochs"),
         (lambda: EMASettings(decay=1.0), r"ema.decay must lie in \(0, 1\)"),
         (lambda: EMASettings(decay=0.0), r"ema.decay must lie in \(0, 1\)"),
@@ -192,4 +193,4 @@ def test_the_mean_over_epochs_is_evaluated_before_the_exponential_average_and_th
 def test_settings_that_make_no_sense_are_refused(create, sentence):
     with pytest.raises(UserError, match=sentence):
         create()
-    check_starts(AWPSettings(gamma=0.0, start=99), SWASettings(start=99.5), epochs=100)
+    check_starts(AWPSettings(gamma=0.1, start=99), SWASettings(start=99.5), epochs=100)
