@@ -6,6 +6,7 @@ been compared with the model; what is counted are the model's own predictions on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -26,7 +27,7 @@ from dat_engine.attack.verification import (
     unsteadiness,
 )
 from dat_engine.distributed import ONE_PROCESS, Processes
-from dat_engine.errors import UserError
+from dat_engine.errors import RunFailedError, UserError
 from dat_engine.model.as_found import check_module, device_of, dtype_of, in_eval_mode
 from dat_engine.model.branches import branch_names
 from dat_engine.run.stop import Stop
@@ -68,6 +69,7 @@ def evaluate(
         Stopped: `stop` has a reason; there is no result, and the model is as it was found.
         UserError: images, labels or a setting that do not fit, or a model for which no honest figure can be given: other
             logits at every call, logits that depend on the rest of the batch, no gradient, no right attack model.
+        RunFailedError: an attack was asked for, and the logits are not finite, as after a training that has diverged.
     """
     names = parse_attacks(attacks)
     check_epsilon(epsilon)
@@ -130,6 +132,11 @@ def _victim(
         refusal = attack_model.verify(sample)
         if refusal is None:
             difference = gradient_difference(model, partial(_along, attack_model, layout), sample, layout)
+            if math.isnan(difference) and not bool(torch.isfinite(logits).all()):
+                raise RunFailedError(
+                    f"no accuracy is reported: the logits of {type(model).__name__} are not finite, as of a network whose "
+                    "training has diverged; train it again at a lower learning rate (--optimizer.learning-rate)"
+                )
             if not difference <= GRADIENT_TOLERANCE:
                 refusal = (
                     f"the attack's image gradient differs from that of {type(model).__name__} itself by {difference:.0%} "

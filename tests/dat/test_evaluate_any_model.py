@@ -14,6 +14,7 @@ import dat
 from dat.evaluation import check_writable
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.distributed import Processes
+from dat_engine.errors import RunFailedError
 from dat_engine.model.branches import convert_batchnorm
 from dat_engine.run.stop import Stop, Stopped
 
@@ -232,6 +233,10 @@ def test_logits_that_are_not_finite_are_never_correct():
     with torch.no_grad():
         model[0][5].bias.fill_(float("nan"))
     assert evaluated(model, attacks=["natural"])["natural"] == 0.0
+    with torch.no_grad():
+        model[0][5].weight.fill_(float("nan"))  # and so is the gradient
+    with pytest.raises(RunFailedError, match="logits of Sequential are not finite, as of a network whose training has"):
+        evaluated(model, attacks=["natural", "fgsm"])
 
 
 def test_an_evaluation_is_left_between_two_batches():
