@@ -32,7 +32,8 @@ def evaluate_result(
         Stopped: `stop` had a reason between two batches.
     """
     processes, model = trainer.processes, trainer.step.evaluated_model
-    best, weights = False, evaluated_name(trainer.step)
+    best, last = False, evaluated_name(trainer.step)
+    weights = last
     if run.checkpoints.best_path.exists():  # a damaged one is warned of, and the newest is taken
         selected, source = run.checkpoints.load_selected()
         weights, found = classifier_state(selected, model, source)
@@ -52,6 +53,14 @@ def evaluate_result(
     )
     if not processes.is_main:
         return result
+    asked = "swa" if recipe.swa.start is not None else "ema" if recipe.ema.decay is not None else RAW
+    if weights != asked:
+        newest = run.checkpoints.step_paths()[:1] if last == asked else []
+        where = f"`dat evaluate {newest[0]}` evaluates it" if newest else "no checkpoint holds it"
+        display.warn(
+            f"the {'best' if best else 'last'} checkpoint has {weights} weights and not yet the average that "
+            f"{'swa.start' if asked == 'swa' else 'ema.decay'} asks for; {where}"
+        )
     run.write_summary(
         {
             "recipe": recipe.name,

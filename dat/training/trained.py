@@ -16,7 +16,7 @@ from dat.training.build import build_model, choose_device
 from dat.training.options import recorded_data_root
 from dat_engine.data import ImageSource
 from dat_engine.errors import UserError, unknown_name
-from dat_engine.run.checkpoint import CheckpointError, load
+from dat_engine.run.checkpoint import CheckpointError, CheckpointFolder, load
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.training_state import first_difference
 from dat_engine.step.evaluated import AVERAGES, RAW, evaluated_weights, names_in
@@ -80,7 +80,10 @@ def load_trained(source: Path, device: torch.device, weights: str | None = None)
     if not source.exists():
         raise UserError(f"{source} is neither a run directory nor a checkpoint: there is no such file")
     if source.is_dir():
-        state, path = RunDirectory.open(source).checkpoints.load_selected(device=device)
+        checkpoints = RunDirectory.open(source).checkpoints
+        state, path = checkpoints.load_selected(device=device)
+        if weights is not None and path == checkpoints.best_path:
+            _refuse_what_newest_has(weights, state, checkpoints)
     else:
         path, state = source, load(source, device=device)
     recipe, class_names, image_shape = _identity(state, path)
@@ -96,6 +99,18 @@ def load_trained(source: Path, device: torch.device, weights: str | None = None)
         weights=name,
         data_root=_data_root(source if source.is_dir() else source.resolve().parent.parent),
     )
+
+
+def _refuse_what_newest_has(weights: str, best: Mapping[str, Any], checkpoints: CheckpointFolder) -> None:
+    """Raise UserError where the run's newest checkpoint has weights of that name and its best has not."""
+    if weights in names_in(best.get("training", {})) or not checkpoints.step_paths():
+        return
+    newest, path = checkpoints.load_newest()
+    if weights in names_in(newest.get("training", {})):
+        raise UserError(
+            f"{checkpoints.best_path} was selected before there were {weights} weights; the run's newest checkpoint has them, "
+            f"give {path}"
+        )
 
 
 def classifier_state(

@@ -1,6 +1,7 @@
 """Perturbed and averaged weights as fields of a recipe: flags, Python, checkpoints, evaluation."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from dat.methods.task import Task
 from dat.recipes import AWPSettings, EMASettings, SWASettings, with_epochs
 from dat.training.build import build_step
 from dat.training.trained import load_trained
+from dat_engine.run.checkpoint import load, save
 from tests.dat.test_trainer import IMAGES, LABELS, PIXELS, SETTING, network
 
 TINY = [
@@ -59,6 +61,30 @@ def test_weights_are_chosen_by_name(run, capsys):
     for name in ("raw", "ema", None):
         assert main([*words, *(["--weights", name] if name else [])]) == 0
         assert json.loads(capsys.readouterr().out)["evaluated"] == (name or "swa")
+
+
+def test_a_best_checkpoint_from_before_the_average_leads_to_the_newest(run, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    before, best = load(newest(path)), path / "checkpoints" / "best.safetensors"
+    before["training"]["averages"]["swa"]["ready"].fill_(False)  # as at the end of an epoch before swa.start
+    save(best, before)
+    capsys.readouterr()
+    assert main(["evaluate", str(path), "--weights", "swa", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"{best} was selected before there were swa weights; the run's newest checkpoint has them, give {newest(path)}"
+        in said
+    )
+
+    (path / "summary.json").unlink()
+    assert main(["train", "--resume", "--run-dir", str(path), "--progress", "plain"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "the best checkpoint has ema weights and not yet the average that swa.start asks for; "
+        f"`dat evaluate {newest(path)}` evaluates it"
+    ) in said
+    assert json.loads((path / "summary.json").read_text())["evaluated"] == "ema"
 
 
 def test_a_run_without_averages_says_so(tmp_path, capsys):
