@@ -10,7 +10,7 @@ from dat.evaluation import parse_attacks
 from dat.recipes import DataSettings, Recipe
 from dat.sweep.file import Sweep
 from dat.sweep.options import SweepOptions
-from dat.sweep.run_folder import refuse_another
+from dat.sweep.run_folder import refuse_others
 from dat.training.build import check_without_data, find_device, read_split
 from dat_engine.errors import UserError
 
@@ -22,8 +22,7 @@ def check_runs(sweep: Sweep, options: SweepOptions, folder: Path) -> None:
         UserError: names the run; or the sweep's `folder` cannot be one, or holds a run of another recipe.
     """
     _check_folder(folder)
-    for run in sweep.runs:
-        refuse_another(folder / run.folder, run.recipe)
+    refuse_others(sweep, folder)
     device = _device(sweep, options)
     for name, recipe in _by_name(sweep).items():
         try:
