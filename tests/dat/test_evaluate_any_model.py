@@ -141,9 +141,13 @@ class Noisy(nn.Module):
 
 
 class Rounding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = network()
+
     def forward(self, images):
         with torch.no_grad():
-            return MODEL(images)
+            return self.model(images)
 
 
 def without_statistics() -> nn.Module:
