@@ -52,7 +52,7 @@ def test_a_config_of_an_older_version_falls_back_to_the_default(run, tmp_path):
     ("words", "sentence"),
     [
         (["--optimizer.learning-rate", "0.2"], "--optimizer.learning-rate was 0.3 and cannot change in a resumed run"),
-        (["--dat.beta", "3"], "--dat.beta was 15.0 and cannot change"),
+        (["--dat.beta", "3"], "--dat.beta was 6.0 and cannot change"),
         (["--epochs", "1"], "--epochs was 2 and can only grow"),
         (["--method", "trades"], "holds a run of method dat, not trades"),
         (["--epoch", "3"], "unrecognized --epoch; did you mean --epochs?"),
