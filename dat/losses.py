@@ -101,6 +101,11 @@ def soft_target_ascent(targets: Tensor) -> LogitGradient:
     return gradient
 
 
+def cross_entropy_ascent(targets: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> LogitGradient:
+    """`soft_target_ascent` on the cross entropy against labels [B], int64, or soft labels [B, K]."""
+    return soft_target_ascent(smoothed_targets(targets, num_classes, 0.0, dtype))
+
+
 def dat_attack_targets(clean: Tensor, targets: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
     """Soft targets of ``L_AE = CE_s(f(x'), y) + beta * KL(f(x) || f(x'))`` given the clean logits [B, K]."""
     smoothed = smoothed_targets(targets, clean.shape[1], label_smoothing, clean.dtype)

@@ -8,11 +8,11 @@ from dat.cli.evaluate_flags import EvaluateFlags
 from dat.evaluation import TITLES, check_writable, evaluate, parse_attacks
 from dat.training.build import check_data_root, choose_device, load_test_data
 from dat.training.options import DEFAULT_DATA_ROOT
+from dat.training.title import of_weights
 from dat.training.trained import load_trained
 from dat_engine.data import needs_files
 from dat_engine.errors import UserError
 from dat_engine.run.display import open_display
-from dat_engine.step.evaluated import RAW
 
 
 def evaluate_trained(flags: EvaluateFlags) -> int:
@@ -48,8 +48,8 @@ def evaluate_trained(flags: EvaluateFlags) -> int:
                 f"evaluating {TITLES[attack]}: {done} of {len(data)} images"
             ),
         )
-        average = "" if trained.weights == RAW else f" ({trained.weights} weights)"
-        title = f"{trained.recipe.name} {trained.recipe.method}{average}, {result.images} test images, epsilon {epsilon:.4g}"
+        trained_by = f"{trained.recipe.name} {trained.recipe.method}{of_weights(trained.weights)}"
+        title = f"{trained_by}, {result.images} test images, epsilon {epsilon:.4g}"
         display.summary(result.titled(), title=title)
     if flags.save_predictions is not None:
         result.predictions.save(flags.save_predictions)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dat.losses import smoothed_targets, soft_target_ascent
+from dat.losses import cross_entropy_ascent
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, LogitGradient, draw_start, pgd_attack
 from dat_engine.errors import UserError, unknown_name
@@ -63,10 +63,6 @@ def gradient_attack(
     return Attack(title=title, create=create, follows_gradient=True)
 
 
-def _cross_entropy(targets: Tensor, num_classes: int) -> LogitGradient:
-    return soft_target_ascent(smoothed_targets(targets, num_classes, 0.0, torch.float32))
-
-
 def _margin(targets: Tensor, num_classes: int) -> LogitGradient:
     """Ascent on ``-relu(z_y - max_{k != y} z_k + 10)``, the maximum taken over the other classes only."""
     is_target = functional.one_hot(targets, num_classes).bool()
@@ -108,9 +104,9 @@ def _autoattack(victim: Victim, generator: torch.Generator) -> Perturb:
 
 REGISTRY = {
     "natural": Attack(title="natural", create=_none),
-    "fgsm": gradient_attack("FGSM", steps=1, step_share=2.0, objective=_cross_entropy),
-    "pgd20": gradient_attack("PGD-20", steps=20, step_share=0.25, objective=_cross_entropy),
-    "pgd100": gradient_attack("PGD-100", steps=100, step_share=0.25, objective=_cross_entropy),
+    "fgsm": gradient_attack("FGSM", steps=1, step_share=2.0, objective=cross_entropy_ascent),
+    "pgd20": gradient_attack("PGD-20", steps=20, step_share=0.25, objective=cross_entropy_ascent),
+    "pgd100": gradient_attack("PGD-100", steps=100, step_share=0.25, objective=cross_entropy_ascent),
     "cw": gradient_attack("C&W", steps=100, step_share=0.25, objective=_margin),
     "aa": Attack(title="AutoAttack", create=_autoattack),
 }

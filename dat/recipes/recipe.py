@@ -159,6 +159,14 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     return found
 
 
+def field_at(values: Mapping[str, Any], name: str) -> Any:
+    """What a recipe, as a dictionary, holds under a dotted name; None where it has no such field."""
+    inner: Any = values
+    for part in name.split("."):
+        inner = inner.get(part) if isinstance(inner, Mapping) else None
+    return inner
+
+
 def epoch_fields(method: str) -> tuple[str, ...]:
     """Dotted names of the fields that are counted in epochs, and keep their share of a run whose number of epochs changes."""
     own = (f"settings.{name}" for name in METHODS[method].epoch_settings)

@@ -10,8 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from dat.recipes import field_at
 from dat.sweep.file import Sweep
-from dat.sweep.run_folder import at, epoch_rows, read_object, refuse_others, state_of
+from dat.sweep.run_folder import epoch_rows, read_object, refuse_others, state_of
 from dat_engine.errors import UserError
 from dat_engine.run.durable_file import replacing
 
@@ -137,10 +138,10 @@ def median_epoch_seconds(path: Path) -> float | None:
 def device_of(path: Path) -> str:
     """What the run at `path` ran on: the GPU's or the processor's name, from its config.json."""
     config = read_object(path / "config.json")
-    gpu, asked = at(config, "hardware.gpu"), at(config, "run.device")
+    gpu, asked = field_at(config, "hardware.gpu"), field_at(config, "run.device")
     if gpu is not None and asked != "cpu":
         return str(gpu)
-    return f"{at(config, 'hardware.cpu')}, {at(config, 'hardware.cores')} cores"
+    return f"{field_at(config, 'hardware.cpu')}, {field_at(config, 'hardware.cores')} cores"
 
 
 def _accuracy(summary: Mapping[str, Any], path: Path) -> dict[str, float]:

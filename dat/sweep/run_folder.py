@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dat.recipes import Recipe, differences
+from dat.recipes import Recipe, differences, field_at
 from dat.recipes.reading import recipe_from_dict
 from dat.sweep.file import Sweep
 from dat.training.resumption import CHANGEABLE
 from dat_engine.errors import UserError
+from dat_engine.run.json_file import read_json_object
 from dat_engine.run.metrics import MetricsLog
 
 RunState = Literal["missing", "unfinished", "finished"]
@@ -41,7 +41,7 @@ def _refuse_another(path: Path, recipe: Recipe) -> None:
     wanted = recipe.to_dict()
     for name in differences(begun, wanted):
         if name not in CHANGEABLE:
-            was, now = at(begun, name), at(wanted, name)
+            was, now = field_at(begun, name), field_at(wanted, name)
             raise UserError(
                 f"{path} holds a run with {name} {was}, and the sweep wants {now}; use another --out, or take that run away"
             )
@@ -53,25 +53,9 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read or is damaged.
     """
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it, or take the run away") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object; restore it, or take the run away")
-    return document
+    return read_json_object(path, remedy="restore it, or take the run away")
 
 
 def epoch_rows(path: Path) -> list[dict[str, Any]]:
     """The rows that end an epoch in the metrics.jsonl of the run at `path`; none where there is no such file."""
-    return [row for row in MetricsLog(path / "metrics.jsonl").rows() if "epoch_loss" in row]
-
-
-def at(values: dict[str, Any], dotted: str) -> Any:
-    """What a dictionary of groups holds under a dotted name; None where it has no such group."""
-    inner: Any = values
-    for part in dotted.split("."):
-        inner = inner.get(part) if isinstance(inner, dict) else None
-    return inner
+    return MetricsLog(path / "metrics.jsonl").epoch_rows()

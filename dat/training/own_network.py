@@ -27,10 +27,8 @@ def classes_of(model: nn.Module, shape: tuple[int, int, int]) -> int:
     with in_eval_mode(model), torch.no_grad():
         try:
             images = torch.zeros(2, *shape, device=parameter.device, dtype=parameter.dtype)
-            logits, trained = (
-                model(images),
-                model.train()(images),
-            )  # torchvision's GoogLeNet gives logits in eval mode alone
+            logits = model(images)
+            trained = model.train()(images)  # torchvision's GoogLeNet gives logits in eval mode alone
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{type(model).__name__} cannot take images of shape {[2, *shape]} ({(str(error).splitlines() or [''])[0]}); "

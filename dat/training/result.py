@@ -6,13 +6,14 @@ import time
 
 from dat.evaluation import TITLES, Evaluation, evaluate, parse_attacks
 from dat.recipes import Recipe
+from dat.training.title import of_weights
 from dat.training.trained import classifier_state
 from dat_engine.data import ImageSource
 from dat_engine.run.display import Display
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.stop import Stop
 from dat_engine.run.trainer import Ending, Trainer
-from dat_engine.step.evaluated import RAW, evaluated_name
+from dat_engine.step.evaluated import asked_name, evaluated_name
 
 
 def evaluate_result(
@@ -53,7 +54,7 @@ def evaluate_result(
     )
     if not processes.is_main:
         return result
-    asked = "swa" if recipe.swa.start is not None else "ema" if recipe.ema.decay is not None else RAW
+    asked = asked_name(trainer.step)
     if weights != asked:
         newest = run.checkpoints.step_paths()[:1] if last == asked else []
         where = f"`dat evaluate {newest[0]}` evaluates it" if newest else "no checkpoint holds it"
@@ -76,9 +77,8 @@ def evaluate_result(
             "accuracy": dict(result),
         }
     )
-    average = "" if weights == RAW else f" ({weights} weights)"
     display.summary(
         result.titled(),
-        title=f"{recipe.method}{average} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
+        title=f"{recipe.method}{of_weights(weights)} on {result.images} test images, epsilon {recipe.epsilon:.4g}",
     )
     return result

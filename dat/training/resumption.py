@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dat.recipes import Recipe, differences
+from dat.recipes import Recipe, differences, field_at
 from dat.recipes.reading import recipe_from_dict
 from dat_engine.errors import UserError
 from dat_engine.run.metrics import MetricsLog
@@ -40,16 +40,17 @@ def refuse_other_numbers(before: Recipe, now: Recipe, path: object) -> None:
     for name in differences(one, other):
         if name in CHANGEABLE or (name == "epochs" and before.schedule.kind == "step"):
             continue
+        was, wanted = field_at(one, name), field_at(other, name)
         if name == RATE and ended_non_finite(Path(str(path))):
-            if _at(other, name) < _at(one, name):
+            if wanted < was:
                 continue
             raise UserError(
-                f"{flag_of(name, before.method)} was {_at(one, name)} when the run's steps became non-finite, and can only be "
-                f"lowered; got {_at(other, name)}"
+                f"{flag_of(name, before.method)} was {was} when the run's steps became non-finite, and can only be "
+                f"lowered; got {wanted}"
             )
         why = f" (the schedule {before.schedule.kind} stretches over all epochs)" if name == "epochs" else ""
         raise UserError(
-            f"{flag_of(name, before.method)} was {_at(one, name)} and cannot change in a resumed run{why}; start a new run "
+            f"{flag_of(name, before.method)} was {was} and cannot change in a resumed run{why}; start a new run "
             f"in another --run-dir, by --config {path}/config.json with the same recipe"
         )
 
@@ -97,10 +98,3 @@ def flag_of(name: str, method: str) -> str:
     if name.startswith("settings."):
         name = f"{method}.{name.removeprefix('settings.')}"
     return f"--{name.replace('_', '-')}"
-
-
-def _at(values: Mapping[str, Any], name: str) -> Any:
-    inner: Any = values
-    for part in name.split("."):
-        inner = inner[part]
-    return inner

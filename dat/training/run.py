@@ -34,7 +34,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """One dictionary for every epoch: the rows of metrics.jsonl that end one, ``epoch_loss``, ``validation_pgd20``, …"""
-        return epoch_rows(self.path)
+        return RunDirectory.open(self.path).metrics.epoch_rows()
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -49,8 +49,3 @@ class Run:
     def __repr__(self) -> str:
         reached = ", ".join(f"{TITLES[name]} {percent:.1f} %" for name, percent in self.accuracy.items())
         return f"<Run {self.path}: {self.recipe.name} {self.recipe.method}, {self.ending}{reached and ': '}{reached}>"
-
-
-def epoch_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that end an epoch in the metrics.jsonl of the run at `path`."""
-    return [row for row in RunDirectory.open(path).metrics.rows() if "epoch_loss" in row]

@@ -10,6 +10,7 @@ from torch import nn
 from dat.recipes import Recipe
 from dat.training.build import TrainingData, execution
 from dat_engine.distributed import Processes
+from dat_engine.step.evaluated import RAW
 from dat_engine.step.training_step import TrainingStep
 
 
@@ -39,3 +40,8 @@ def weights_title(recipe: Recipe) -> dict[str, object]:
         **({} if recipe.ema.decay is None else {"ema": recipe.ema.decay}),
         **({} if recipe.swa.start is None else {"swa": f"from epoch {recipe.swa.start:g}"}),
     }
+
+
+def of_weights(name: str) -> str:
+    """What follows a method's name in the title of an evaluation: nothing of the raw weights."""
+    return "" if name == RAW else f" ({name} weights)"

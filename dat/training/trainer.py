@@ -27,7 +27,6 @@ from dat.training.launch import begin_again
 from dat.training.options import DisplayStyle
 from dat.training.own_data import OwnData, image_shape_of, own_augmentation, own_loader, own_validation
 from dat.training.own_network import classes_of, give_branches
-from dat.training.run import epoch_rows
 from dat.training.trained import classifier_state
 from dat_engine.data import Augmentation, ImageSource
 from dat_engine.distributed import ONE_PROCESS
@@ -278,7 +277,7 @@ class Trainer:
             else:
                 self.model.load_state_dict(step.evaluated_model.state_dict())
             self.model.eval()
-            rows = epoch_rows(path)
+            rows = run.metrics.epoch_rows()
         chosen: dict[str, Any] = next((row for row in reversed(rows) if row["best"]), {})
         accuracy = {
             name.removeprefix("validation_"): value for name, value in chosen.items() if name.startswith("validation_")
@@ -311,9 +310,8 @@ class Trainer:
             "epochs": self._plan.epochs,
             "batch_size": self.loader.batch_size,
             "steps_per_epoch": self.loader.steps_per_epoch,
-            "augmentation": repr(
-                self._augmentation
-            ),  # of dataclasses all the way down, whose kind counts besides their fields
+            # of dataclasses all the way down, whose kind counts besides their fields
+            "augmentation": repr(self._augmentation),
             "optimizer": asdict(self._optimizer),
             "awp": asdict(self._awp),
             "ema": asdict(self._ema),

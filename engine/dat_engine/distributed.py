@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, NoReturn, cast
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
 from dat_engine.errors import RunFailedError, UserError
@@ -59,6 +59,15 @@ class Processes:
         everyone: list[Any] = [None] * self.world_size
         self._exchange(lambda: distributed.all_gather_object(everyone, own, group=self.control))
         return everyone
+
+    @torch.no_grad()
+    def average_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give every process the mean of all processes' tensors, in place and by name."""
+        if self.world_size == 1:
+            return
+        everyone = self.gather(tensors)
+        for name, tensor in tensors.items():
+            tensor.copy_(torch.stack([part[name] for part in everyone]).mean(dim=0))
 
     def barrier(self) -> None:
         """Wait for the others."""

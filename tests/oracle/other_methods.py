@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.oracle import losses, other_losses
 from tests.oracle.attack import clip01, perturb, project
 from tests.oracle.networks import split_state
+from tests.oracle.single_branch import base_branch_step
 from tests.oracle.updates import Tensors, detached, eval_logits, gradients, leaves, sgd_step, train_mode_logits
 
 START_SCALE = 0.001
@@ -30,24 +31,19 @@ def mart_step(
     beta: float = 5.0,
 ) -> dict[str, Any]:
     """x' maximises the cross entropy from x + 0.001·noise; then x, x' forward. Result: adversarial, terms, model_after, …"""
-    parameters, running = split_state(model_state)
-    adversarial, _ = perturb(
-        logits_of=eval_logits(parameters, running, "base"),
-        objective=lambda _clean, attacked: losses.cross_entropy(attacked, targets),
+    return base_branch_step(
+        model_state=model_state,
         images=images,
         start=clip01(images + START_SCALE * start_noise),
+        objective=lambda _clean, attacked: losses.cross_entropy(attacked, targets),
         epsilon=epsilon,
         step_size=step_size,
         steps=steps,
+        group_names=("clean", "adversarial"),
+        terms_of=lambda logits: other_losses.mart_terms(logits["clean"], logits["adversarial"], targets, beta=beta),
+        momentum_buffers=None,
+        descent=DESCENT,
     )
-    adversarial = adversarial.detach()
-    outcome = _descend(
-        parameters,
-        running,
-        {"clean": images, "adversarial": adversarial},
-        lambda logits: other_losses.mart_terms(logits["clean"], logits["adversarial"], targets, beta=beta),
-    )
-    return {"adversarial": adversarial, **outcome}
 
 
 def squeeze_step(
@@ -118,26 +114,21 @@ def sar_step(
     steps: int = 10,
 ) -> dict[str, Any]:
     """x' maximises the cross entropy from x + epsilon·noise, noise uniform in [-1, 1]; then x', x forward, in that order."""
-    parameters, running = split_state(model_state)
-    adversarial, _ = perturb(
-        logits_of=eval_logits(parameters, running, "base"),
-        objective=lambda _clean, attacked: losses.cross_entropy(attacked, targets),
+    return base_branch_step(
+        model_state=model_state,
         images=images,
         start=clip01(images + epsilon * start_noise),
+        objective=lambda _clean, attacked: losses.cross_entropy(attacked, targets),
         epsilon=epsilon,
         step_size=step_size,
         steps=steps,
-    )
-    adversarial = adversarial.detach()
-    outcome = _descend(
-        parameters,
-        running,
-        {"adversarial": adversarial, "clean": images},
-        lambda logits: other_losses.sar_terms(
+        group_names=("adversarial", "clean"),
+        terms_of=lambda logits: other_losses.sar_terms(
             logits["clean"], logits["adversarial"], targets, weight=weight, spectrum=spectrum
         ),
+        momentum_buffers=None,
+        descent=DESCENT,
     )
-    return {"adversarial": adversarial, **outcome}
 
 
 def dajat_step(

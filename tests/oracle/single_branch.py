@@ -35,7 +35,7 @@ def trades_step(
     "adversarial"), terms, loss, model_gradients, momentum_buffers, model_after, running_after.
     """
     start = clip01(images.double() + TRADES_START_SCALE * start_noise.double())
-    return _base_branch_step(
+    return base_branch_step(
         model_state=model_state,
         images=images.double(),
         start=start,
@@ -75,7 +75,7 @@ def pgd_at_step(
     def objective(_clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
         return losses.cross_entropy(adversarial_logits, targets, label_smoothing=label_smoothing)
 
-    return _base_branch_step(
+    return base_branch_step(
         model_state=model_state,
         images=images.double(),
         start=clip01(images.double() + epsilon * start_noise.double()),
@@ -90,7 +90,7 @@ def pgd_at_step(
     )
 
 
-def _base_branch_step(
+def base_branch_step(
     *,
     model_state: Mapping[str, Tensor],
     images: Tensor,
@@ -104,6 +104,7 @@ def _base_branch_step(
     momentum_buffers: Tensors | None,
     descent: dict[str, float],
 ) -> dict[str, Any]:
+    """x' by the objective from `start`, then the forwards of the groups, "clean" and "adversarial", in their order."""
     parameters, running = split_state(model_state)
     adversarial, _ = perturb(
         logits_of=eval_logits(parameters, running, "base"),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dat.methods.base import MethodEntry
+from dat.methods.checks import check_label_smoothing, check_weights
 from dat_engine.errors import UserError
 
 
@@ -30,14 +31,10 @@ class DAJAT:
     """Standard deviation of the gaussian start."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.beta < math.inf and 0 <= self.js_weight < math.inf):
-            raise UserError(
-                f"beta and js_weight must be finite and not negative; got {self.beta:g} and {self.js_weight:g}"
-            )
+        check_weights(beta=self.beta, js_weight=self.js_weight)
         if self.views < 1:
             raise UserError(f"views must be at least 1, beside the image's own; got {self.views}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
+        check_label_smoothing(self.label_smoothing)
         if not 0 < self.ramp_epochs < math.inf:
             raise UserError(f"ramp_epochs must be positive and finite; got {self.ramp_epochs:g}")
 

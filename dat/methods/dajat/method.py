@@ -39,10 +39,9 @@ class DAJATMethod(Method):
         self.view_branches = ("base", *["aug"] * settings.views)
         self.layout = tuple(branch for branch in self.view_branches for _ in ("clean", "adversarial"))
         self.attack_layouts = (self.view_branches,)
-        step_size = task.epsilon if settings.steps <= 2 else task.epsilon / 2
         self.attack = AttackSettings(
             epsilon=task.epsilon,
-            step_size=step_size if settings.step_size is None else settings.step_size,
+            step_size=task.step_size(settings.step_size, share=1 if settings.steps <= 2 else 1 / 2),
             steps=settings.steps,
             start="gaussian",
             start_scale=settings.start_scale,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Literal
 
 from dat.methods.base import MethodEntry
+from dat.methods.checks import check_label_smoothing, check_weights
 from dat_engine.errors import UserError
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings
 
@@ -72,10 +72,8 @@ class DAT:
     """The generator's; its rate is constant."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.beta < math.inf and 0 <= self.omega < math.inf):
-            raise UserError(f"beta and omega must be finite and not negative; got {self.beta:g} and {self.omega:g}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
+        check_weights(beta=self.beta, omega=self.omega)
+        check_label_smoothing(self.label_smoothing)
         if self.mix_padding is not None and self.mix_padding < 0:
             raise UserError(f"mix_padding must not be negative; got {self.mix_padding}")
         if not (0 <= self.lam_low <= self.lam_high <= 1 and self.lam_high > 0):

@@ -49,7 +49,7 @@ class DATMethod(Method):
         self.num_classes = task.num_classes
         self.attack = AttackSettings(
             epsilon=task.epsilon,
-            step_size=task.epsilon / 4 if settings.step_size is None else settings.step_size,
+            step_size=task.step_size(settings.step_size),
             steps=settings.steps,
             start=settings.attack_start,
             start_scale=settings.start_scale,

@@ -5,22 +5,19 @@ What it adds to PGD-AT is the recipe's (`data.augmentation`, `ema.decay`), so it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dat.methods.base import MethodEntry
-from dat.methods.pgd_at import PGDAT
+from dat.methods import pgd_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IDBH(PGDAT):
+class IDBH(pgd_at.PGDAT):
     """Settings of IDBH."""
 
 
-ENTRY = MethodEntry(
-    implementation="dat.methods.pgd_at.method:PGDATMethod",
+ENTRY = replace(
+    pgd_at.ENTRY,
     settings=IDBH(),
-    epochs=200,
-    milestones=(100, 150),
     recipe_defaults={"data.augmentation": "idbh", "ema.decay": 0.999},
     summary="IDBH: PGD-AT with CropShift, ColorShape and random erasing, on an average of the weights",
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from dat.methods.base import MethodEntry
-from dat_engine.errors import UserError
+from dat.methods.checks import check_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +21,7 @@ class MART:
     """Standard deviation of the gaussian start."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta < math.inf:
-            raise UserError(f"beta must be finite and not negative; got {self.beta:g}")
+        check_weights(beta=self.beta)
 
 
 _WIDE_RESNET = {"settings.beta": 6.0, "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 2e-4}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dat.losses import kl_divergences, smoothed_targets, soft_target_ascent
+from dat.losses import cross_entropy_ascent, kl_divergences
 from dat.methods.mart import MART
-from dat.methods.task import Task
+from dat.methods.task import STEP_OF_TRADES, Task
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
 from dat_engine.data import Batch
@@ -32,10 +32,9 @@ class MARTMethod(Method):
     def __init__(self, settings: MART, task: Task) -> None:
         self.settings = settings
         self.num_classes = task.num_classes
-        published_share = 0.007 * 255 / 8
         self.attack = AttackSettings(
             epsilon=task.epsilon,
-            step_size=published_share * task.epsilon if settings.step_size is None else settings.step_size,
+            step_size=task.step_size(settings.step_size, share=STEP_OF_TRADES),
             steps=settings.steps,
             start="gaussian",
             start_scale=settings.start_scale,
@@ -49,8 +48,8 @@ class MARTMethod(Method):
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
     ) -> Examples:
         assert attack_model is not None
-        onehot = smoothed_targets(batch.targets, self.num_classes, 0.0, batch.images.dtype)
-        adversarial = pgd_attack(attack_model, batch.images, soft_target_ascent(onehot), self.attack, noise["start"])
+        ascent = cross_entropy_ascent(batch.targets, self.num_classes, batch.images.dtype)
+        adversarial = pgd_attack(attack_model, batch.images, ascent, self.attack, noise["start"])
         return Examples(groups=(batch.images, adversarial))
 
     def losses(self, joint: JointPass) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dat.losses import smoothed_targets, soft_target_ascent
+from dat.losses import cross_entropy_ascent
 from dat.methods.pgd_at import PGDAT
 from dat.methods.task import Task
 from dat_engine.attack.attack_model import AttackModel
@@ -26,7 +26,7 @@ class PGDATMethod(Method):
         self.num_classes = task.num_classes
         self.attack = AttackSettings(
             epsilon=task.epsilon,
-            step_size=task.epsilon / 4 if settings.step_size is None else settings.step_size,
+            step_size=task.step_size(settings.step_size),
             steps=settings.steps,
             start="uniform",
         )
@@ -39,8 +39,8 @@ class PGDATMethod(Method):
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
     ) -> Examples:
         assert attack_model is not None
-        onehot = smoothed_targets(batch.targets, self.num_classes, 0.0, batch.images.dtype)
-        adversarial = pgd_attack(attack_model, batch.images, soft_target_ascent(onehot), self.attack, noise["start"])
+        ascent = cross_entropy_ascent(batch.targets, self.num_classes, batch.images.dtype)
+        adversarial = pgd_attack(attack_model, batch.images, ascent, self.attack, noise["start"])
         return Examples(groups=(adversarial,))
 
     def losses(self, joint: JointPass) -> dict[str, Tensor]:

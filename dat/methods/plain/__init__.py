@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dat.methods.base import MethodEntry
-from dat_engine.errors import UserError
+from dat.methods.checks import check_label_smoothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,8 +15,7 @@ class Plain:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing must lie in [0, 1); got {self.label_smoothing:g}")
+        check_label_smoothing(self.label_smoothing)
 
 
 ENTRY = MethodEntry(

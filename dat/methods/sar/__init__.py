@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dat.methods.base import MethodEntry
+from dat.methods.checks import check_weights
 from dat_engine.errors import UserError
 
 
@@ -26,8 +27,7 @@ class SAR:
     """None: a quarter of epsilon."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise UserError(f"weight must be finite and not negative; got {self.weight:g}")
+        check_weights(weight=self.weight)
         if not 0 <= self.start < math.inf:
             raise UserError(f"start is in epochs, counted from 0; got {self.start:g}")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dat.losses import kl_divergence, soft_target_ascent
-from dat.methods.task import Task
+from dat.methods.task import STEP_OF_TRADES, Task
 from dat.methods.trades import TRADES
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, draw_start, pgd_attack
@@ -27,10 +27,9 @@ class TRADESMethod(Method):
 
     def __init__(self, settings: TRADES, task: Task) -> None:
         self.settings = settings
-        published_share = 0.007 * 255 / 8
         self.attack = AttackSettings(
             epsilon=task.epsilon,
-            step_size=published_share * task.epsilon if settings.step_size is None else settings.step_size,
+            step_size=task.step_size(settings.step_size, share=STEP_OF_TRADES),
             steps=settings.steps,
             start="gaussian",
             start_scale=settings.start_scale,

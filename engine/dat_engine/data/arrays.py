@@ -62,6 +62,10 @@ class ImageArrays:
         return replace(self, images=self.images[indices], targets=self.targets[indices])
 
 
+UNIT_TOLERANCE = 1e-4
+"""How far interpolation and rounding may carry a value out of [0, 1]."""
+
+
 def unit_range(images: Tensor) -> Tensor:
     """uint8 images to float32 in [0, 1]: value / 255, correctly rounded on every device."""
     # A Python number as divisor becomes a multiplication by 1/255 on CUDA, which is off by one ulp for some values.

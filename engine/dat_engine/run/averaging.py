@@ -84,7 +84,11 @@ class Averaging:
                 if index == 0:
                     _count_from_zero(network)
                 self._forward(network, examples.groups)
-        self._share(network)
+        layers = enumerate(_estimated(network))
+        statistics = ("running_mean", "running_var")
+        self._processes.average_(
+            {f"{index}.{name}": layer.get_buffer(name) for index, layer in layers for name in statistics}
+        )
 
     @torch.no_grad()
     def _forward(self, network: nn.Module, groups: tuple[Tensor, ...]) -> None:
@@ -96,17 +100,6 @@ class Averaging:
             self._processes.exchanging(),
         ):
             network(images)
-
-    @torch.no_grad()
-    def _share(self, network: nn.Module) -> None:
-        """Give every process the mean of all processes' statistics."""
-        if self._processes.world_size == 1:
-            return
-        buffers = [layer.get_buffer(name) for layer in _estimated(network) for name in ("running_mean", "running_var")]
-        own = {str(index): buffer for index, buffer in enumerate(buffers)}
-        everyone = self._processes.gather(own)
-        for name, buffer in own.items():
-            buffer.copy_(torch.stack([part[name] for part in everyone]).mean(dim=0))
 
 
 def _estimated(network: nn.Module) -> list[_NormBase]:

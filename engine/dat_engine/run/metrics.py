@@ -79,6 +79,10 @@ class MetricsLog:
                 warnings.warn(f"line {number} of {self.path} is damaged and left out", RuntimeWarning, stacklevel=2)
         return rows
 
+    def epoch_rows(self) -> list[dict[str, Any]]:
+        """Those of `rows` that end an epoch."""
+        return [row for row in self.rows() if "epoch_loss" in row]
+
     def truncate(self, after_step: int, *, lines: int | None = None) -> None:
         """Drop the rows whose `step` is higher than `after_step`, and damaged lines; rows without a step stay.
 

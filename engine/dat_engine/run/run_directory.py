@@ -12,6 +12,7 @@ from dat_engine.errors import RunFailedError, UserError
 from dat_engine.run.checkpoint import CheckpointFolder
 from dat_engine.run.durable_file import refuse_link, remove_leftovers, replacing, sync_directory
 from dat_engine.run.environment import describe_environment
+from dat_engine.run.json_file import read_json_object
 from dat_engine.run.lock import RunLock
 from dat_engine.run.metrics import MetricsLog, finite
 
@@ -201,7 +202,7 @@ class RunDirectory:
     def read_summary(self) -> dict[str, Any] | None:
         """What `write_summary` wrote last, None before. Raises UserError when summary.json is damaged."""
         path = self.path / "summary.json"
-        return _read_json_object(path) if path.exists() else None
+        return read_json_object(path) if path.exists() else None
 
     def close(self) -> None:
         """Close metrics and events and let go of the lock; a second call does nothing."""
@@ -278,7 +279,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
         raise UserError(f"there is no run at {path}: it is a file, not a run directory")
     if not os.path.exists(path / "config.json"):
         raise UserError(f"there is no run at {path}: it has no config.json")
-    document = _read_json_object(path / "config.json")
+    document = read_json_object(path / "config.json")
     recipe = document.pop("recipe", None)
     if not isinstance(recipe, dict):
         raise UserError(f"{path / 'config.json'} is damaged: it has no recipe; restore it or start a new run")
@@ -286,15 +287,3 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
     if not isinstance(options, dict):
         raise UserError(f"{path / 'config.json'} is damaged: its run holds no fields; restore it or start a new run")
     return recipe, options, document
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or start a new run") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object; restore it or start a new run")
-    return document

@@ -324,7 +324,8 @@ class Trainer:
         self.step.guard.raise_if_diverged(step=position.step)
         means = self._epoch_means.means(self.processes)
         own_statistics = self.step.guard.statistics.clone()
-        self._share_statistics()
+        # so that all validate the same model
+        self.processes.average_({"statistics": self.step.guard.statistics})
         started = now(self.step.device)
         self._averaging.end_epoch(epochs_done=position.epoch + 1, epochs=self.plan.epochs)
         position.seconds += now(self.step.device) - started
@@ -378,12 +379,6 @@ class Trainer:
     def _add_scalars(self, chart: str, values: Mapping[str, float]) -> None:
         if self.processes.is_main:
             self.run.add_scalars(chart, values, self._position.step)
-
-    def _share_statistics(self) -> None:
-        """Give every process the mean of all processes' running statistics, so that all validate the same model."""
-        if self.processes.world_size > 1:
-            everyone = self.processes.gather({"statistics": self.step.guard.statistics})
-            self.step.guard.statistics.copy_(torch.stack([part["statistics"] for part in everyone]).mean(dim=0))
 
     def _save(self, *, best: bool = False, passing: bool = False) -> None:
         """Have a checkpoint written; every process takes part in gathering it, here and now."""

@@ -19,6 +19,11 @@ AVERAGES = ("swa", "ema")
 """Names of averages, the one that is evaluated before the other first."""
 
 
+def asked_name(step: TrainingStep) -> str:
+    """The name of the weights that are evaluated once they can be: of the averages that are kept the first."""
+    return next((name for name in AVERAGES if name in step.averages.by_name), RAW)
+
+
 def evaluated_name(step: TrainingStep) -> str:
     """The name of the weights of a run in progress that are evaluated; waits for the device."""
     kept = step.averages.by_name

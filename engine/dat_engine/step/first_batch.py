@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from dat_engine import private_torch
 from dat_engine.data import Batch, DataError
-
-TOLERANCE = 1e-4
-"""How far interpolation and rounding may carry a value out of [0, 1]."""
+from dat_engine.data.arrays import UNIT_TOLERANCE
 
 
 def check_first_batch(batch: Batch, model: nn.Module, *, extra_views: int = 0, takes_soft_labels: bool = False) -> None:
@@ -66,7 +64,7 @@ def check_soft_labels(what: str, targets: Tensor, images: int, classes: int | No
             f"{'' if classes is None else f' and a model of {classes} classes'}; give one row of class probabilities per image"
         )
     sums = targets.sum(dim=1)
-    if not (bool((targets >= 0).all()) and bool(((sums - 1).abs() <= TOLERANCE).all())):  # NaN fails too
+    if not (bool((targets >= 0).all()) and bool(((sums - 1).abs() <= UNIT_TOLERANCE).all())):  # NaN fails too
         raise DataError(
             f"the {what} have rows that sum to {float(sums.min()):.4g}..{float(sums.max()):.4g} or values "
             "below 0; each row must be probabilities that sum to 1: divide it by its sum, logits go through softmax"
@@ -93,7 +91,7 @@ def check_images(what: str, images: Tensor) -> None:
             "look for damaged data or a division by zero where they are made"
         )
     lowest, highest = (float(value) for value in torch.aminmax(images))
-    if lowest < -TOLERANCE or highest > 1 + TOLERANCE:
+    if lowest < -UNIT_TOLERANCE or highest > 1 + UNIT_TOLERANCE:
         raise DataError(
             f"the {what} lie in [{lowest:.4g}, {highest:.4g}]; training needs [0, 1], where attacks are "
             f"clipped and epsilon is measured: {_remedy(lowest, highest)}"
@@ -121,7 +119,7 @@ def _check_extra_views(batch: Batch, needed: int) -> None:
 def _remedy(lowest: float, highest: float) -> str:
     if lowest > -0.25 and highest < 1.25:  # bicubic interpolation, sharpening
         return "clamp them with clamp(0, 1)"
-    if lowest < -TOLERANCE:
+    if lowest < -UNIT_TOLERANCE:
         return "leave them in [0, 1] and move the normalisation by mean and standard deviation into the model's first layer"
     return "divide them by 255" if highest <= 255 else "divide them by the largest value that they can have"
 

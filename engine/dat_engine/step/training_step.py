@@ -316,8 +316,10 @@ class TrainingStep:
         Args:
             renewed: whether the weights have moved since the attack model was refreshed.
         """
-        copies = self.attack_model.weight_copies if self.attack_model is not None else {}
-        if self._forward_with is None or not copies:
+        if self._forward_with is None or self.attack_model is None:
+            return forward
+        copies = self.attack_model.weight_copies
+        if not copies:
             return forward
         if renewed:
             shared_weights.renew(self.model, copies)

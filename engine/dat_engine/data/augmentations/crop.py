@@ -67,7 +67,7 @@ class RandomResizedCrop:
     The window's area is a share of the file's drawn uniformly from `scale`, its width over its height is drawn from
     `ratio`, uniformly in the logarithm; see torchvision.transforms.v2.RandomResizedCrop. then: what is done afterwards.
 
-    Raises ValueError for shares outside 0 < low <= high <= 1 or ratios outside 0 < low <= high.
+    Raises UserError for shares outside 0 < low <= high <= 1 or ratios outside 0 < low <= high.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)

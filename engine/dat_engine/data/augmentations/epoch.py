@@ -14,7 +14,7 @@ from dat_engine.data.sampler import EpochSampler
 from dat_engine.errors import UserError
 from dat_kernels import augment
 
-__all__ = ["EpochView", "Mixer", "check_augmentations", "draw_view"]
+__all__ = ["EpochView", "Mixer", "augmentations_of_views", "check_augmentations", "draw_view"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,6 +86,19 @@ class Mixer:
 
 def _of_step(draws: Draws, step: int) -> Draws:
     return {name: drawn[step] for name, drawn in draws.items()}
+
+
+def augmentations_of_views(
+    first: Augmentation | RandomResizedCrop,
+    extra: Augmentation | RandomResizedCrop | None,
+    extra_views: int,
+    image_shape: tuple[int, int, int],
+    batch_size: int,
+) -> list[Augmentation | RandomResizedCrop]:
+    """What is done to the first view and to each of the extra ones (None: the same), checked by `check_augmentations`."""
+    augmentations = [first] + extra_views * [extra or first]
+    check_augmentations(first, augmentations[-1], image_shape, batch_size)
+    return augmentations
 
 
 def check_augmentations(

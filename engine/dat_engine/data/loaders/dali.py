@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dat_engine.data.arrays import ImageArrays
 from dat_engine.data.augmentations.crop import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop
-from dat_engine.data.augmentations.epoch import Mixer, check_augmentations, draw_view
+from dat_engine.data.augmentations.epoch import Mixer, augmentations_of_views, draw_view
 from dat_engine.data.batch import Batch
 from dat_engine.data.files.decoding import usable_cores
 from dat_engine.data.files.files import ImageSource
@@ -68,8 +68,9 @@ class DaliLoader:
             num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
         self._requests = _requests(source, augmentation, self._order, 1 + extra_views)
-        self._augmentations = [augmentation] + extra_views * [extra_augmentation or augmentation]
-        check_augmentations(augmentation, self._augmentations[-1], source.image_shape, batch_size)
+        self._augmentations = augmentations_of_views(
+            augmentation, extra_augmentation, extra_views, source.image_shape, batch_size
+        )
         self._device = torch.device(device)
         self._threads = threads or usable_cores()
         self._targets = source.targets.to(self._device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from dat_engine.data.arrays import unit_range
+from dat_engine.data.arrays import UNIT_TOLERANCE, unit_range
 from dat_engine.data.batch import Batch
 from dat_engine.data.errors import DataError
 from dat_engine.data.sampler import EpochSampler
@@ -31,10 +31,6 @@ __all__ = [
     "random_states_put_back",
     "target_tensor",
 ]
-
-
-TOLERANCE = 1e-4
-"""How far interpolation and rounding may carry a value out of [0, 1]."""
 
 
 class _GivenLoader:
@@ -334,7 +330,7 @@ def _check_batch(name: str, images: Tensor, targets: Tensor, num_classes: int) -
             )
     if images.is_floating_point():
         darkest, brightest = (float(bound) for bound in torch.aminmax(images))
-        if not (darkest >= -TOLERANCE and brightest <= 1 + TOLERANCE):  # NaN fails too
+        if not (darkest >= -UNIT_TOLERANCE and brightest <= 1 + UNIT_TOLERANCE):  # NaN fails too
             raise DataError(
                 f"{name} holds images in [{darkest:.4g}, {brightest:.4g}]; all of them must lie in [0, 1]: scale the images of "
                 "the whole data set in the same way"

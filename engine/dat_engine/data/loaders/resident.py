@@ -6,7 +6,7 @@ import torch
 
 from dat_engine.data.arrays import ImageArrays
 from dat_engine.data.augmentations.crop import Augmentation
-from dat_engine.data.augmentations.epoch import Mixer, check_augmentations, draw_view
+from dat_engine.data.augmentations.epoch import Mixer, augmentations_of_views, draw_view
 from dat_engine.data.batch import Batch
 from dat_engine.data.sampler import EpochSampler
 from dat_kernels import augment
@@ -42,8 +42,9 @@ class ResidentLoader:
         self._order = EpochSampler(
             num_samples=len(arrays), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        self._augmentations = [augmentation] + extra_views * [extra_augmentation or augmentation]
-        check_augmentations(augmentation, self._augmentations[-1], arrays.image_shape, batch_size)
+        self._augmentations = augmentations_of_views(
+            augmentation, extra_augmentation, extra_views, arrays.image_shape, batch_size
+        )
         self._device = torch.device(device)
         self._images = arrays.images.to(self._device).contiguous()
         self._targets = arrays.targets.to(self._device)

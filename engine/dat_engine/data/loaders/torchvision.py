@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dat_engine.data.arrays import ImageArrays, unit_range
 from dat_engine.data.augmentations.crop import NO_RESIZED_CROP_OF_ARRAYS, Augmentation, RandomResizedCrop
-from dat_engine.data.augmentations.epoch import Mixer, check_augmentations
+from dat_engine.data.augmentations.epoch import Mixer, augmentations_of_views
 from dat_engine.data.augmentations.interface import ImageAugmentation
 from dat_engine.data.batch import Batch
 from dat_engine.data.errors import DataError
@@ -61,9 +61,10 @@ class TorchvisionLoader:
             num_samples=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
         self._augmentation = augmentation
-        augmentations = [augmentation] + extra_views * [extra_augmentation or augmentation]
-        check_augmentations(augmentation, augmentations[-1], source.image_shape, batch_size)
-        self._views = _Views(source, augmentations)
+        self._views = _Views(
+            source,
+            augmentations_of_views(augmentation, extra_augmentation, extra_views, source.image_shape, batch_size),
+        )
         self._damaged = CorruptFiles(source) if isinstance(source, ImageFiles) else None
         self._targets = source.targets.cpu()
         self._device = torch.device(device)
