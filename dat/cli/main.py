@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from dat.cli.early_signals import quiet_signals
+from dat.cli.signals import end_at_signals, quiet_signals
 from dat_engine.errors import RunFailedError, UserError, did_you_mean
 from dat_engine.run.parent import obey_starter
 from dat_engine.spoken_warnings import spoken_as
@@ -128,8 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def program() -> NoReturn:
-    """`main` as all that this process is there for; one of many ends as `dat_engine.distributed.end_process` says."""
+    """`main` as all that this process is there for; one of many ends as `dat_engine.distributed.end_process` says.
+
+    A signal that comes when the command is done, and Python is taking itself apart, ends the process without a word.
+    """
     code = main()
+    end_at_signals()
     if "torch" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from dat_engine.distributed import end_process
 

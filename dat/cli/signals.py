@@ -1,4 +1,4 @@
-"""Signals that come while a command's modules are being imported: there is nothing to save and nothing to explain."""
+"""Signals that come before a command has begun, and after it: there is nothing to save and nothing to explain."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from types import FrameType
 from typing import Any
 
 
-@contextmanager
-def quiet_signals() -> Iterator[None]:
-    """Within the context SIGTERM and SIGINT end the process at once, with exit codes 143 and 130, and without a word.
+def end_at_signals() -> dict[signal.Signals, Any]:
+    """From here on SIGTERM and SIGINT end the process at once, with exit codes 143 and 130, and without a word.
 
     Not by an exception: raised in the middle of an import it comes out as a traceback, or as the ImportError of a module
-    that caught it. A SIGINT that the process ignores (nohup, background jobs) stays ignored; the handlers that were there
-    come back on leaving. Outside the main thread, where Python allows no handlers, nothing happens.
+    that caught it. A SIGINT that the process ignores (nohup, background jobs) stays ignored. Outside the main thread, where
+    Python allows no handlers, nothing happens.
+
+    Returns:
+        The handlers that were there.
     """
     previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, _end)
+    return previous
+
+
+@contextmanager
+def quiet_signals() -> Iterator[None]:
+    """`end_at_signals` within the context; the handlers that were there come back on leaving."""
+    previous = end_at_signals()
     try:
         yield
     finally:
