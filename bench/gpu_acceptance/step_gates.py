@@ -96,8 +96,7 @@ def against_oracle(update: Any, branching: Any, setting: Setting) -> str:
     noise = {
         "latent": values.z,
         "lam": values.lam,
-        "start": 0.001 * values.start_noise,
-        "mixed_start": 0.001 * values.mix_start_noise,
+        "start": 0.001 * torch.cat([values.start_noise, values.mix_start_noise]),
         "crop_offsets": values.mix_offsets,
         "flip": values.mix_flip,
     }

@@ -54,7 +54,7 @@ def gradient_attack(
 
         def perturb(images: Tensor, targets: Tensor) -> Tensor:
             assert victim.attack_model is not None
-            start = draw_start(images, settings, generator)
+            start = draw_start(generator)
             gradient = objective(targets, victim.num_classes)
             return pgd_attack(victim.attack_model, images, gradient, settings, start, layout=victim.layout)
 

@@ -59,7 +59,7 @@ def test_squeeze_step():
     values = setting()
     expected = oracle.squeeze_step(**arguments(values), other_start_noise=values.mix_start_noise, steps=4)
     step = step_of(values, STMethod(ST(steps=4), TASK))
-    noise = {"start": 0.001 * values.start_noise, "other_start": 0.001 * values.mix_start_noise}
+    noise = {"start": 0.001 * torch.cat([values.start_noise, values.mix_start_noise])}
     collaborative, images, adversarial = step.method.examples(
         step.attack_model, values.batch, noise, step.progress
     ).groups

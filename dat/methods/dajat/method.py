@@ -48,9 +48,8 @@ class DAJATMethod(Method):
         )
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """``start`` [(1 + views) B, C, H, W], gaussian."""
-        shape = (len(self.view_branches) * batch.images.shape[0], *batch.images.shape[1:])
-        return {"start": draw_start(batch.images.new_empty(shape), self.attack, generator)}
+        """``start``, gaussian, of all views together."""
+        return {"start": draw_start(generator)}
 
     def examples(
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress

@@ -98,7 +98,7 @@ class DATMethod(Method):
         self.generate = generate
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """What is used of ``latent`` [B, 100], ``other`` [B] (int64), ``lam`` [B], ``start``, ``mixed_start`` [B, C, H, W],
+        """What is used of ``latent`` [B, 100], ``other`` [B] (int64), ``lam`` [B], ``start`` of all attacked views together,
         ``crop_offsets`` and ``flip``.
         """
         settings, images, size = self.settings, batch.images, batch.images.shape[0]
@@ -110,9 +110,7 @@ class DATMethod(Method):
         if settings.mixed_image:
             noise["lam"] = images.new_empty(size).uniform_(settings.lam_low, settings.lam_high, generator=generator)
         if settings.first_step == "fresh":
-            noise["start"] = draw_start(images, self.attack, generator)
-            if self._attacks_mixed:
-                noise["mixed_start"] = draw_start(images, self.attack, generator)
+            noise["start"] = draw_start(generator)
         if settings.mixed_image and settings.mix_source == "original":
             noise["crop_offsets"], noise["flip"] = draw_augmentation(self.augmentation, size, generator, images.device)
         return noise
@@ -191,15 +189,12 @@ class DATMethod(Method):
         active = None
         if len(views) == 2 and self.settings.has_generator and self.settings.attack_path_gradient:
             active = torch.empty_like(images, dtype=torch.bool, memory_format=attack_model.memory_format)
-        start = None
-        if first_gradient is None:
-            start = torch.cat([noise[name] for name in ("start", "mixed_start")[: len(views)]])
         attacked = pgd_attack(
             attack_model,
             images,
             soft_target_ascent(soft_targets),
             self.attack,
-            start,
+            noise["start"] if first_gradient is None else None,
             layout=self._attacked,
             active=active,
             first_gradient=first_gradient,

@@ -43,8 +43,8 @@ class SARMethod(Method):
         )
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """``start`` [B, C, H, W], uniform in the box."""
-        return {"start": draw_start(batch.images, self.attack, generator)}
+        """``start``, uniform in the box."""
+        return {"start": draw_start(generator)}
 
     def examples(
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress

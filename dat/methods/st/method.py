@@ -41,8 +41,8 @@ class STMethod(Method):
         )
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """``start`` and ``other_start``, both [B, C, H, W], gaussian."""
-        return {name: draw_start(batch.images, self.attack, generator) for name in ("start", "other_start")}
+        """``start``, gaussian, of both attacks together."""
+        return {"start": draw_start(generator)}
 
     def examples(
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress
@@ -56,7 +56,7 @@ class STMethod(Method):
             torch.cat([batch.images, batch.images]),
             pair,
             self.attack,
-            torch.cat([noise["start"], noise["other_start"]]),
+            noise["start"],
         ).chunk(2)
         first_is_lower = per_image(pair.first_is_lower)
         adversarial = torch.where(first_is_lower, attacked, other)

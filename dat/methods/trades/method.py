@@ -36,8 +36,8 @@ class TRADESMethod(Method):
         )
 
     def draw_noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """``start`` [B, C, H, W], gaussian."""
-        return {"start": draw_start(batch.images, self.attack, generator)}
+        """``start``, gaussian."""
+        return {"start": draw_start(generator)}
 
     def examples(
         self, attack_model: AttackModel | None, batch: Batch, noise: Noise, progress: TrainingProgress

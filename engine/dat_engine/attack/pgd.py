@@ -18,7 +18,7 @@ from torch import Tensor
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.errors import UserError
 from dat_engine.profile.ranges import named_range
-from dat_kernels import pgd_step
+from dat_kernels import pgd_start, pgd_step
 
 LogitGradient = Callable[[Tensor], Tensor]
 
@@ -55,14 +55,9 @@ class AttackSettings:
             raise UserError(f"start_scale must be finite and not negative; got {self.start_scale:g}")
 
 
-def draw_start(images: Tensor, settings: AttackSettings, generator: torch.Generator | None) -> Tensor:
-    """The perturbation that the attack starts from, in image units and of the images' shape, dtype and device."""
-    noise = torch.empty_like(images)
-    if settings.start == "gaussian":
-        return noise.normal_(0.0, settings.start_scale, generator=generator)
-    if isinstance(settings.epsilon, Tensor):
-        return noise.uniform_(-1.0, 1.0, generator=generator).mul_(per_image(settings.epsilon))
-    return noise.uniform_(-settings.epsilon, settings.epsilon, generator=generator)
+def draw_start(generator: torch.Generator) -> Tensor:
+    """The seed of one attack's random start, int64, 0-dim on the generator's device; `pgd_attack` makes the noise of it."""
+    return torch.empty((), dtype=torch.int64, device=generator.device).random_(generator=generator)
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -87,8 +82,9 @@ def pgd_attack(
         images: [B, C, H, W] in [0, 1]; a constant of the attack. Where groups are attacked together they are all of them,
             and values per image have one for each.
         logit_gradient: maps logits [B, K] to dL/dlogits [B, K] of the loss to be ascended, at any positive scale.
-        start: perturbation added to the images at the start (`draw_start`); the sum is clipped to [0, 1]. None: the attack
-            starts from the images.
+        start: of `draw_start`: the seed of noise as `settings` describe it, the same for a seed on every device and backend
+            (`dat_kernels.pgd_start`). Or a perturbation of one's own, [B, C, H, W] in image units. It is added to the images,
+            and the sum clipped to [0, 1]. None: the attack starts from the images.
         layout: branch of every equal group of the batch; all groups are attacked in one pass.
         active: bool [B, C, H, W] that receives where dx'/dx = 1, for `along_projection`.
         first_gradient: dL/dimages [B, C, H, W] at the start, where it is known already (`CleanPass.gradient`); the first
@@ -110,7 +106,7 @@ def pgd_attack(
     with named_range("attack"):
         # image, gradient and the model's input in one order of memory, in which a step is one run over all of them
         images = images.detach().contiguous(memory_format=attack_model.memory_format)
-        adversarial = images if start is None else (images + start).clamp_(0.0, 1.0)
+        adversarial = images if start is None else _started(images, settings, start)
         gradient = first_gradient
         inputs = _model_input(attack_model, adversarial)
         for index in range(settings.steps):
@@ -171,6 +167,14 @@ def image_gradient(
 ) -> Tensor:
     """dL/dimages [B, C, H, W] in the attack model's dtype; `logit_gradient` gives the loss's dL/dlogits; see `pgd_attack`."""
     return _gradient_at(attack_model, _model_input(attack_model, images), logit_gradient, layout)
+
+
+def _started(images: Tensor, settings: AttackSettings, start: Tensor) -> Tensor:
+    """The image that the attack starts from, clipped to [0, 1]; `start` as `pgd_attack` takes it."""
+    if start.dtype != torch.int64:
+        return (images + start).clamp_(0.0, 1.0)
+    scale = settings.start_scale if settings.start == "gaussian" else settings.epsilon
+    return pgd_start(images, noise=settings.start, scale=scale, seed=start)
 
 
 def _model_input(attack_model: AttackModel, images: Tensor) -> Tensor:

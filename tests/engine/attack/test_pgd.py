@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -5,8 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dat_engine.attack import pgd
 from dat_engine.attack.attack_model import AttackModel
-from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, pgd_attack
+from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, per_image, pgd_attack
 from dat_kernels import pgd_step
+from dat_kernels.pgd_step import philox
 
 
 def linear_view(size: int = 4, device: torch.device | str = "cpu") -> tuple[nn.Module, AttackModel]:
@@ -29,7 +32,7 @@ def test_a_linear_model_is_attacked_to_the_exact_maximum(device):
     model, attack_model = linear_view(device=device)
     images = batch().to(device)
     settings = AttackSettings(epsilon=0.1, step_size=0.03, steps=10)
-    start = draw_start(images, settings, torch.Generator(device).manual_seed(2))
+    start = draw_start(torch.Generator(device).manual_seed(2))
     adversarial = pgd_attack(attack_model, images, ascend_first_logit, settings, start)
     best = (images + 0.1 * model[1].weight[0].sign().view(3, 4, 4)).clamp(0, 1)
     torch.testing.assert_close(adversarial, best.detach())
@@ -40,32 +43,64 @@ def test_stays_in_the_box_and_in_range(start, device):
     _, attack_model = linear_view(device=device)
     images = batch().to(device)
     settings = AttackSettings(epsilon=8 / 255, step_size=0.02, steps=3, start=start)
-    noise = draw_start(images, settings, torch.Generator(device).manual_seed(2))
-    adversarial = pgd_attack(attack_model, images, ascend_first_logit, settings, noise)
+    seed = draw_start(torch.Generator(device).manual_seed(2))
+    adversarial = pgd_attack(attack_model, images, ascend_first_logit, settings, seed)
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-12
     assert adversarial.min() >= 0 and adversarial.max() <= 1
 
 
-def test_uniform_start_fills_the_box():
-    settings = AttackSettings(epsilon=0.2, step_size=0.02, steps=1, start="uniform")
-    noise = draw_start(torch.zeros(1000, 3, 4, 4), settings, torch.Generator().manual_seed(2))
+def started(settings: AttackSettings, images: torch.Tensor) -> torch.Tensor:
+    """The start itself, as noise: a step of the size of rounding leaves it where it is."""
+    _, attack_model = linear_view(device=images.device)
+    one_step = replace(settings, steps=1, step_size=1e-30)
+    seed = draw_start(torch.Generator(images.device).manual_seed(2))
+    return pgd_attack(attack_model, images, ascend_first_logit, one_step, seed) - images
+
+
+def test_uniform_start_fills_the_box(device):
+    noise = started(AttackSettings(epsilon=0.2, start="uniform"), torch.full((1000, 3, 4, 4), 0.5, device=device))
     assert noise.min() < -0.199 and noise.max() > 0.199 and noise.abs().max() <= 0.2
     assert noise.mean().abs() < 0.005
 
 
-def test_gaussian_start_has_the_asked_deviation():
-    settings = AttackSettings(epsilon=0.2, step_size=0.02, steps=1, start="gaussian", start_scale=0.001)
-    noise = draw_start(torch.zeros(1000, 3, 4, 4), settings, torch.Generator().manual_seed(2))
+def test_gaussian_start_has_the_asked_deviation(device):
+    settings = AttackSettings(epsilon=0.2, start="gaussian", start_scale=0.001)
+    noise = started(settings, torch.full((1000, 3, 4, 4), 0.5, device=device))
     assert noise.std().item() == pytest.approx(0.001, rel=0.02)
+
+
+def test_seeds_drawn_one_after_the_other_differ_and_come_back_with_the_generator(device):
+    generator = torch.Generator(device).manual_seed(2)
+    state = generator.get_state()
+    seeds = [int(draw_start(generator)) for _ in range(20)]
+    assert len(set(seeds)) == 20 and max(seeds) > 2**60
+    generator.set_state(state)
+    assert [int(draw_start(generator)) for _ in range(20)] == seeds
+
+
+@pytest.mark.parametrize(
+    "epsilon", [0.1, torch.full((), 0.1), torch.linspace(0.05, 0.1, 6)], ids=["float", "scalar", "each"]
+)
+def test_a_seed_and_the_perturbation_it_stands_for_are_one_attack(epsilon):
+    _, attack_model = linear_view()
+    images, seed = batch().float(), draw_start(torch.Generator().manual_seed(2))
+    settings = AttackSettings(epsilon=epsilon, step_size=0.03, steps=2, start="uniform")
+    noise = per_image(torch.as_tensor(epsilon)) * philox.uniform(images.numel(), seed, 0, seed.device).view(
+        images.shape
+    )
+    by_seed, by_noise = (
+        pgd_attack(attack_model, images, ascend_first_logit, settings, start) for start in (seed, noise)
+    )
+    torch.testing.assert_close(by_seed, by_noise, rtol=0, atol=1e-7)
 
 
 def test_path_gradient_is_one_where_a_bound_is_active(device):
     _, attack_model = linear_view(device=device)
     images = batch().to(device).requires_grad_()
     settings = AttackSettings(epsilon=0.1, step_size=0.03, steps=10)
-    noise = draw_start(images.detach(), settings, torch.Generator(device).manual_seed(2))
+    seed = draw_start(torch.Generator(device).manual_seed(2))
     active = torch.empty(images.shape, dtype=torch.bool, device=device)
-    plain = pgd_attack(attack_model, images, ascend_first_logit, settings, noise, active=active)
+    plain = pgd_attack(attack_model, images, ascend_first_logit, settings, seed, active=active)
     adversarial = along_projection(images, plain, active)
     assert torch.equal(adversarial.detach(), plain) and not plain.requires_grad
     (gradient,) = torch.autograd.grad(adversarial.sum(), images)
@@ -74,7 +109,7 @@ def test_path_gradient_is_one_where_a_bound_is_active(device):
     assert 0 < clipped.sum() < clipped.numel()
 
     short = AttackSettings(epsilon=0.1, step_size=0.001, steps=1, start="gaussian")
-    pgd_attack(attack_model, images, ascend_first_logit, short, 0 * noise, active=active)
+    pgd_attack(attack_model, images, ascend_first_logit, short, None, active=active)
     assert not active.any()  # no bound of the box was reached
 
 

@@ -353,13 +353,11 @@ def test_a_radius_on_the_device_is_the_same_attack_as_the_number():
     images, model = batch(0).images, AttackModel(classifier())
     given = AttackSettings(epsilon=0.1, step_size=0.04, steps=3)
     tensors = AttackSettings(epsilon=torch.tensor(0.1), step_size=torch.tensor(0.04), steps=3)
-    start = draw_start(images, given, torch.Generator().manual_seed(0))
+    start = draw_start(torch.Generator().manual_seed(0))
     ascent = PrototypeMethod().ascent(batch(0).targets)
     assert torch.equal(
         pgd.pgd_attack(model, images, ascent, given, start), pgd.pgd_attack(model, images, ascent, tensors, start)
     )
-    drawn = draw_start(images, tensors, torch.Generator().manual_seed(0))
-    assert 0.09 < float(drawn.abs().max()) <= 0.1
 
 
 def test_values_per_image_are_each_images_own_attack():
@@ -367,8 +365,7 @@ def test_values_per_image_are_each_images_own_attack():
     radius, step = torch.linspace(0.02, 0.2, 8), torch.linspace(0.01, 0.05, 8)
     ascent = PrototypeMethod().ascent(batch(0).targets)
     each = AttackSettings(epsilon=radius, step_size=step, steps=3)
-    start = draw_start(images, each, torch.Generator().manual_seed(0))
-    assert (start.abs().amax(dim=(1, 2, 3)) <= radius).all() and (start.abs().amax(dim=(1, 2, 3)) > 0.8 * radius).all()
+    start = draw_start(torch.Generator().manual_seed(0))
     together = pgd.pgd_attack(model, images, ascent, each, start)
     for index in range(8):
         alone = AttackSettings(epsilon=float(radius[index]), step_size=float(step[index]), steps=3)
