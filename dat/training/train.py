@@ -35,9 +35,10 @@ from dat_engine.errors import UserError
 from dat_engine.run.determinism import deterministic, reserve_workspaces
 from dat_engine.run.display import Display
 from dat_engine.run.interval import parse_interval
+from dat_engine.run.plan import TrainingPlan
 from dat_engine.run.run_directory import RunDirectory, refuse_taken
 from dat_engine.run.stop import Stop, Stopped, launcher, parse_duration
-from dat_engine.run.trainer import Trainer, TrainingPlan
+from dat_engine.run.trainer import Trainer
 from dat_engine.step.training_step import TrainingStep
 
 

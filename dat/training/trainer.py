@@ -33,10 +33,11 @@ from dat_engine.distributed import ONE_PROCESS
 from dat_engine.errors import UserError
 from dat_engine.model.branches import has_batchnorm
 from dat_engine.model.precision import Precision
+from dat_engine.run.plan import TrainingPlan
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop, parse_duration
-from dat_engine.run.trainer import Ending, TrainingPlan
+from dat_engine.run.trainer import Ending
 from dat_engine.run.trainer import Trainer as EngineTrainer
 from dat_engine.step.graph import GraphedStep
 from dat_engine.step.optimizer_settings import OptimizerSettings, SGDSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -19,47 +19,18 @@ from dat_engine.run.averaging import Averaging
 from dat_engine.run.checkpoint import CheckpointError
 from dat_engine.run.checkpoint_writer import CheckpointWriter
 from dat_engine.run.display import Display, EpochRow
-from dat_engine.run.interval import EPOCHS_ONLY, Interval
+from dat_engine.run.figures import Figures
+from dat_engine.run.plan import Position, TrainingPlan
 from dat_engine.run.run_directory import RunDirectory
-from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop, Stopped
 from dat_engine.run.training_state import STATE_VERSION, check_state_version, check_training_state
 from dat_engine.run.unequal import first_unequal
 from dat_engine.step.evaluated import evaluated_name
 from dat_engine.step.guard import NonFiniteError
-from dat_engine.step.means import StepMeans
 from dat_engine.step.training_step import TrainingStep
 
 Ending = Literal["finished", "step limit", "time limit", "signal"]
-NON_FINITE = "non-finite"
-"""What the last row of metrics.jsonl gives as `ending` where too many steps in a row were not finite."""
 Validate = Callable[[nn.Module], Mapping[str, float]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingPlan:
-    """How long, at which rate, and how often something is written."""
-
-    epochs: int
-    learning_rate: float
-    schedule: Schedule
-    max_steps: int | None = None
-    """Stop after this many steps of the whole run, wherever in an epoch that is."""
-    log_every: int = 50
-    """Steps between rows of metrics.jsonl; the only points at which the host waits for the device."""
-    checkpoints: Interval = EPOCHS_ONLY
-    """When checkpoints are written besides the ends of epochs."""
-
-
-@dataclass(slots=True)
-class _Position:
-    """Where training stands: `step` steps done in all, `step_in_epoch` of them in the unfinished epoch `epoch`."""
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best: float | None = None
 
 
 class Trainer:
@@ -103,9 +74,8 @@ class Trainer:
         self.difference = difference
         self.validate = validate
         self.select_by = select_by
-        self._position = _Position()
-        self._epoch_means = StepMeans()
-        self._recent_means = StepMeans()
+        self._position = Position()
+        self._figures = Figures(run, display, processes)
         self._epoch_started = time.perf_counter()
         self._writer = CheckpointWriter(run.checkpoints, plan.checkpoints)
         self._averaging = Averaging(step, processes, lambda: self._batches(0))
@@ -130,7 +100,7 @@ class Trainer:
             )
         check_training_state(state, self._own_state(), path)
         self.step.load_state_dict(state["training"])
-        self._position = _Position(**state["position"])
+        self._position = Position(**state["position"])
         self._take_up(state["processes"])
         if self.processes.is_main:
             self.run.truncate_metrics(self._position.step, lines=state["metrics_lines"])
@@ -147,13 +117,13 @@ class Trainer:
         own = saved[self.processes.rank % len(saved)]
         if len(saved) == self.processes.world_size and self.step.set_generator_state(own["generator"]):
             statistics.copy_(own["statistics"])
-            self._epoch_means, self._recent_means = StepMeans(own["epoch_sums"]), StepMeans(own["recent_sums"])
+            self._figures.take_up(own)
             return
         position = self._position
         self.step.generator.manual_seed(self.step.generator.initial_seed() + position.step + 1)
         statistics.copy_(torch.stack([part["statistics"] for part in saved]).mean(dim=0))
         position.step_in_epoch = position.step_in_epoch * len(saved) // self.processes.world_size
-        self._epoch_means = StepMeans.shared_out([part["epoch_sums"] for part in saved], self.processes)
+        self._figures.take_up_of_all(saved)
 
     def train(self, stop: Stop) -> Ending:
         """Train to the end of the plan or until interrupted, at a step's end; a checkpoint is written either way.
@@ -193,8 +163,8 @@ class Trainer:
                     self._averaging.make_ready(epoch=epoch, epochs=self.plan.epochs)
                 self._save()
                 # after the snapshot: who resumes with a higher limit fills the window up and logs it whole
-                if ending == "step limit" and self._recent_means.sums:
-                    self._log_step(float(self.step.optimizer.param_groups[0]["lr"]), None)
+                if ending == "step limit":
+                    self._figures.log_rest(position, self._learning_rate)
                 return ending
         return "finished"
 
@@ -204,10 +174,10 @@ class Trainer:
         window_start = clock = self._epoch_started = time.perf_counter()
         window_steps = 0
         shows_every_step = self.step.device.type == "cpu"
+        per_epoch, images_per_step = self.loader.steps_per_epoch, self.loader.batch_size * self.processes.world_size
         for batch in self._batches(first):
             if self.plan.max_steps is not None and position.step >= self.plan.max_steps:
                 return "step limit"
-            per_epoch = self.loader.steps_per_epoch
             fraction = position.epoch + position.step_in_epoch / per_epoch
             factor = self.plan.schedule.factor(fraction, self.plan.epochs, step=1 / per_epoch)
             learning_rate = self.plan.learning_rate * factor
@@ -215,18 +185,17 @@ class Trainer:
             self.step.progress.set(epoch=fraction, fraction=min(fraction / self.plan.epochs, 1.0))
             self.step.check_if_first(batch)  # `execute` may be anybody's
             metrics = self.execute(batch)
-            self._epoch_means.add(metrics)
-            self._recent_means.add(metrics)
+            self._figures.add(metrics)
             position.step += 1
             position.step_in_epoch += 1
             window_steps += 1
             log_point = position.step % self.plan.log_every == 0
             if log_point or shows_every_step:
-                loss = self._recent_means.means(ONE_PROCESS)["loss"]
-                rate = window_steps * self._images_per_step / (time.perf_counter() - window_start)
-                self._show(loss, rate)
+                loss, accuracy = self._figures.so_far()  # waits for the device, whose time the clock is to hold
+                rate = window_steps * images_per_step / (time.perf_counter() - window_start)
+                self._show_step(loss, accuracy, rate, images_per_step)
                 if log_point:
-                    self._log_step(learning_rate, rate)
+                    self._figures.log_step(position, learning_rate, rate)
                     window_start, window_steps = time.perf_counter(), 0
             now = time.perf_counter()
             position.seconds += now - clock
@@ -277,52 +246,25 @@ class Trainer:
             self._save(passing=True)
         return None
 
-    @property
-    def _images_per_step(self) -> int:
-        return self.loader.batch_size * self.processes.world_size
-
-    def _show(self, loss: float, rate: float) -> None:
+    def _show_step(self, loss: float, accuracy: float, rate: float, images_per_step: int) -> None:
         position, per_epoch = self._position, self.loader.steps_per_epoch
         total = self.plan.epochs * per_epoch
         if self.plan.max_steps is not None:
             total = min(total, self.plan.max_steps)
+        seconds_left = (total - position.step) * images_per_step / rate
         self.display.step(
-            position.epoch + 1,
-            position.step_in_epoch,
-            per_epoch,
-            loss,
-            100.0 * self._epoch_means.means(ONE_PROCESS)["accuracy"],
-            rate,
-            (total - position.step) * self._images_per_step / rate,
+            position.epoch + 1, position.step_in_epoch, per_epoch, loss, 100.0 * accuracy, rate, seconds_left
         )
 
-    def _log_step(self, learning_rate: float, rate: float | None) -> None:
-        position = self._position
-        row = self._recent_means.means(self.processes)
-        self._recent_means = StepMeans()
-        self._write(
-            {
-                "step": position.step,
-                "epoch": position.epoch + 1,
-                **row,
-                "lr": learning_rate,
-                "seconds": position.seconds,
-                "images_per_second": rate,
-            }
-        )
-        self._add_scalars(
-            "train", {**row, "lr": learning_rate, **({} if rate is None else {"images_per_second": rate})}
-        )
-        if row["skipped"]:
-            self.display.warn(
-                f"step {position.step}: {row['skipped']:.0%} of the last steps were skipped as non-finite"
-            )
+    @property
+    def _learning_rate(self) -> float:
+        return float(self.step.optimizer.param_groups[0]["lr"])
 
     def _finish_epoch(self) -> Ending | None:
         """Validate, log, save; the ending where that is asked to stop: the epoch is then as unfinished as before."""
         position = self._position
         self.step.guard.raise_if_diverged(step=position.step)
-        means = self._epoch_means.means(self.processes)
+        means = self._figures.epoch_means()
         own_statistics = self.step.guard.statistics.clone()
         # so that all validate the same model
         self.processes.average_({"statistics": self.step.guard.statistics})
@@ -336,26 +278,21 @@ class Trainer:
             # the mean of means is not theirs to the last bit: a resumed run shares what each process had
             self.step.guard.statistics.copy_(own_statistics)
             return stopped.ending
-        self._epoch_means = StepMeans()
         score = validation.get(self.select_by)
         improved = score is not None and (position.best is None or score > position.best)
         if improved:
             position.best = score
         position.epoch += 1
         position.step_in_epoch = 0
-        row: dict[str, Any] = {
-            "step": position.step,
-            "epoch": position.epoch,
-            **{f"epoch_{name}": value for name, value in means.items()},
-            **{f"validation_{name}": value for name, value in validation.items()},
-            "lr": float(self.step.optimizer.param_groups[0]["lr"]),
-            "seconds": position.seconds,
-            "best": improved,
-            "evaluated": evaluated_name(self.step),
-            "damaged_files": len(self.loader.damaged_files),
-        }
-        self._write(row)
-        self._add_scalars("validation", validation)
+        self._figures.log_epoch(
+            position,
+            means,
+            validation,
+            lr=self._learning_rate,
+            best=improved,
+            evaluated=evaluated_name(self.step),
+            damaged_files=len(self.loader.damaged_files),
+        )
         self._save(best=improved)
         self.display.epoch_end(
             EpochRow(
@@ -365,20 +302,12 @@ class Trainer:
                 robust_train_accuracy=100.0 * means["accuracy"],
                 natural_accuracy=validation.get("natural"),
                 pgd20_accuracy=validation.get("pgd20"),
-                lr=row["lr"],
+                lr=self._learning_rate,
                 seconds=time.perf_counter() - self._epoch_started,
                 best=improved,
             )
         )
         return None
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        if self.processes.is_main:
-            self.run.metrics.append(row)
-
-    def _add_scalars(self, chart: str, values: Mapping[str, float]) -> None:
-        if self.processes.is_main:
-            self.run.add_scalars(chart, values, self._position.step)
 
     def _save(self, *, best: bool = False, passing: bool = False) -> None:
         """Have a checkpoint written; every process takes part in gathering it, here and now."""
@@ -401,7 +330,7 @@ class Trainer:
             with contextlib.suppress(UserError, RunFailedError):  # that training diverged is what there is to say
                 self._writer.save(state, step=position.step, epoch=position.epoch)
                 self._writer.wait()
-                self._write({"step": position.step, "epoch": position.epoch + 1, "ending": NON_FINITE})
+                self._figures.log_divergence(position)
         self.processes.barrier()
 
     def _state(self) -> dict[str, Any]:
@@ -414,24 +343,16 @@ class Trainer:
         return {
             "generator": self.step.generator.get_state(),
             "statistics": self.step.guard.statistics,
-            "epoch_sums": self._epoch_means.sums,
-            "recent_sums": self._recent_means.sums,
+            **self._figures.sums,
         }
 
     def _own_state(self) -> dict[str, Any]:
         """The state with this process's part alone."""
-        position = self._position
         return {
             "state_version": STATE_VERSION,
             "processes": [self._own_part()],
             "metrics_lines": self.run.metrics.lines if self.processes.is_main else 0,
             "identity": self.identity,
             "training": self.step.state_dict(),
-            "position": {
-                "epoch": position.epoch,
-                "step_in_epoch": position.step_in_epoch,
-                "step": position.step,
-                "seconds": position.seconds,
-                "best": position.best,
-            },
+            "position": asdict(self._position),
         }

@@ -11,10 +11,11 @@ from torch import nn
 from dat_engine.data import Augmentation, DataError, ImageArrays, ResidentLoader
 from dat_engine.run.checkpoint import CheckpointError
 from dat_engine.run.display import Display
+from dat_engine.run.plan import TrainingPlan
 from dat_engine.run.run_directory import RunDirectory
 from dat_engine.run.schedule import Schedule
 from dat_engine.run.stop import Stop, Stopped
-from dat_engine.run.trainer import Trainer, TrainingPlan
+from dat_engine.run.trainer import Trainer
 from dat_engine.step.guard import NonFiniteError
 from dat_engine.step.method import Examples, Method
 from dat_engine.step.optimizer_settings import SGDSettings
