@@ -9,7 +9,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     """Where a test's numbers must come out: here, and on a GPU (`pytest -m gpu`)."""
     return device_or_skip(request.param)
@@ -20,4 +20,4 @@ def device_or_skip(name):
 
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip(f"needs a CUDA device; torch {torch.__version__} sees none")
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)

@@ -24,7 +24,7 @@ from dat_engine.step.progress import TrainingProgress
 SHAPE, CLASSES, EPSILON = (1, 8, 8), 4, 0.1
 
 
-def batch(seed: int = 0, size: int = 8, extra_views: int = 0) -> Batch:
+def batch(seed: int = 0, size: int = 8, extra_views: int = 0, device: torch.device | str = "cpu") -> Batch:
     """Images whose brighter quadrant is their class, and views that are shifted by a pixel each."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.arange(size) % CLASSES
@@ -32,9 +32,14 @@ def batch(seed: int = 0, size: int = 8, extra_views: int = 0) -> Batch:
     for image, target in zip(images, targets.tolist(), strict=True):
         row, column = divmod(target, 2)
         image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 0.3
+    images, targets = images.to(device), targets.to(device)
     views = torch.stack([images.roll(1 + shift, dims=3) for shift in range(extra_views)]) if extra_views else None
     return Batch(
-        images=images, originals=images.flip(3), targets=targets, indices=torch.arange(size), extra_views=views
+        images=images,
+        originals=images.flip(3),
+        targets=targets,
+        indices=torch.arange(size).to(device),
+        extra_views=views,
     )
 
 

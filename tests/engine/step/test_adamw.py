@@ -16,15 +16,15 @@ from dat_engine.step.optimizers import build_optimizer, load_optimizer_state, se
 GOOD, BAD = torch.tensor(0.0), torch.tensor(1.0)
 
 
-def network(seed: int = 0) -> nn.Sequential:
+def network(seed: int = 0, device: torch.device | str = "cpu") -> nn.Sequential:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 3))
+    return nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 3)).to(device)
 
 
 def give_gradients(module: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter)
 
 
 def everything(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -34,10 +34,11 @@ def everything(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[torc
 
 
 @pytest.mark.parametrize("maximize", [False, True])
-def test_its_steps_are_those_of_the_published_rule(maximize):
+def test_its_steps_are_those_of_the_published_rule(maximize, device):
     settings = AdamWSettings(learning_rate=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
-    module = network().double()
+    module = network(device=device).double()
     optimizer = build_optimizer(module, settings, maximize=maximize)
+    tolerance = 1e-12 if device.type == "cpu" else 1e-7  # on a GPU the rate is a float32
     expected = [parameter.detach().clone() for parameter in module.parameters()]
     first = [torch.zeros_like(value) for value in expected]
     second = [torch.zeros_like(value) for value in expected]
@@ -52,45 +53,47 @@ def test_its_steps_are_those_of_the_published_rule(maximize):
             second[index] = 0.95 * second[index] + 0.05 * gradient**2
             direction = first[index] / (1 - 0.8**step) / ((second[index] / (1 - 0.95**step)).sqrt() + 1e-6)
             expected[index] = expected[index] * (1 - rate * decay) - rate * direction
-        step_unless(optimizer, GOOD)
+        step_unless(optimizer, GOOD.to(device))
         for value, parameter in zip(expected, module.parameters(), strict=True):
-            torch.testing.assert_close(parameter.detach(), value, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(parameter.detach(), value, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_skipped_step_changes_no_weight_moment_or_counter(steps_before):
-    module, twin = network(), network()
+def test_a_skipped_step_changes_no_weight_moment_or_counter(steps_before, device):
+    module, twin = network(device=device), network(device=device)
+    good, bad = GOOD.to(device), BAD.to(device)
     optimizers = [build_optimizer(each, AdamWSettings(clip_norm=0.5)) for each in (module, twin)]
     for step in range(steps_before):
         for each, optimizer in zip((module, twin), optimizers, strict=True):
             give_gradients(each, step)
-            step_unless(optimizer, GOOD)
+            step_unless(optimizer, good)
     before = everything(module, optimizers[0])
     give_gradients(module, 7)
     module[0].weight.grad[0, 0] = math.nan
-    step_unless(optimizers[0], BAD)
+    step_unless(optimizers[0], bad)
     assert all(map(torch.equal, everything(module, optimizers[0]), before))
     for each, optimizer in zip((module, twin), optimizers, strict=True):  # and the next good step is what it would be
         give_gradients(each, 8)
-        step_unless(optimizer, GOOD)
+        step_unless(optimizer, good)
     after = everything(module, optimizers[0])
     assert all(map(torch.equal, after, everything(twin, optimizers[1])))
     assert not any(torch.equal(one, other) for one, other in zip(after, before, strict=True))
 
 
-def test_a_saved_state_goes_on_bit_for_bit_in_the_same_tensors():
-    module, twin = network(), network(seed=1)
+def test_a_saved_state_goes_on_bit_for_bit_in_the_same_tensors(device):
+    module, twin = network(device=device), network(seed=1, device=device)
+    good = GOOD.to(device)
     optimizer, other = (build_optimizer(each, AdamWSettings(clip_norm=1.0)) for each in (module, twin))
     for step in range(3):
         give_gradients(module, step)
-        step_unless(optimizer, GOOD)
+        step_unless(optimizer, good)
     set_learning_rate(optimizer, 0.02)
     places = [value.data_ptr() for parameter in twin.parameters() for value in other.state[parameter].values()]
     twin.load_state_dict(module.state_dict())
     load_optimizer_state(other, copy.deepcopy(optimizer.state_dict()))
     for each, its in ((module, optimizer), (twin, other)):
         give_gradients(each, 5)
-        step_unless(its, GOOD)
+        step_unless(its, good)
     assert all(map(torch.equal, everything(module, optimizer), everything(twin, other)))
     assert [v.data_ptr() for p in twin.parameters() for v in other.state[p].values()] == places
 
@@ -154,27 +157,27 @@ def test_decay_of_everything_is_a_choice():
 
 
 @pytest.mark.parametrize("settings", [AdamWSettings(clip_norm=0.5), SGDSettings(clip_norm=0.5)], ids=["adamw", "sgd"])
-def test_the_whole_gradient_is_clipped_once(settings):
-    module = network()
+def test_the_whole_gradient_is_clipped_once(settings, device):
+    module, good = network(device=device), GOOD.to(device)
     optimizer = build_optimizer(module, settings)
     give_gradients(module, 0)
     whole = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
-    step_unless(optimizer, GOOD)
+    step_unless(optimizer, good)
     clipped = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
     torch.testing.assert_close(clipped, whole * (0.5 / whole.norm()), rtol=1e-5, atol=0)
     for parameter in module.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
-    step_unless(optimizer, GOOD)
+    step_unless(optimizer, good)
     assert all(torch.equal(parameter.grad, torch.full_like(parameter, 1e-3)) for parameter in module.parameters())
 
 
-def test_gradients_are_unscaled_before_they_are_clipped():
+def test_gradients_are_unscaled_before_they_are_clipped(device):
     """fp16 multiplies the loss by 65,536, and the norm is that of the gradient itself."""
-    plain, scaled = network(), network()
+    plain, scaled = network(device=device), network(device=device)
     for module, scales_loss in ((plain, False), (scaled, True)):
         optimizer = build_optimizer(module, SGDSettings(learning_rate=0.1, clip_norm=0.1))
         guard = Guard(module, scales_loss=scales_loss)
-        loss = module(torch.ones(2, 5)).square().sum()
+        loss = module(torch.ones(2, 5, device=device)).square().sum()
         guard.begin_step()
         guard.scaled(loss).backward()
         guard.check([loss], module.parameters())

@@ -21,9 +21,9 @@ OPTIMIZER = SGDSettings(learning_rate=0.05)
 EMA, SWA = EMASettings(decay=0.8), SWASettings(start=1)
 
 
-def make(ema=EMA, swa=SWA, method=None, model=None, **options) -> TrainingStep:
+def make(ema=EMA, swa=SWA, method=None, model=None, device="cpu", **options) -> TrainingStep:
     return TrainingStep(
-        classifier() if model is None else model,
+        (classifier() if model is None else model).to(device),
         method or MART(),
         optimizer=OPTIMIZER,
         seed=2,
@@ -52,11 +52,13 @@ def assert_equal(ours, theirs) -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda step: step, GraphedStep], ids=["eager", "graphed"])
-def test_the_exponential_average_is_the_mean_of_all_steps_until_it_looks_back_over_as_many_as_the_decay_does(wrap):
-    step = make()
+def test_the_exponential_average_is_the_mean_of_all_steps_until_it_looks_back_over_as_many_as_the_decay_does(
+    wrap, device
+):
+    step = make(device=device)
     run, raw, expected = wrap(step), [], []
     for index in range(8):
-        run(batch(index))
+        run(batch(index, device=device))
         raw.append([weight.detach().clone() for weight in step.model.parameters()])
         if index < 5:  # 1 / (1 - 0.8)
             expected = [torch.stack(weights).mean(dim=0) for weights in zip(*raw, strict=True)]
@@ -66,23 +68,25 @@ def test_the_exponential_average_is_the_mean_of_all_steps_until_it_looks_back_ov
     assert not torch.equal(of(step, "ema")[0], step.model[0].weight)
 
 
-def test_past_its_warm_up_the_exponential_average_is_torchs():
-    step = make()
+def test_past_its_warm_up_the_exponential_average_is_torchs(device):
+    step = make(device=device)
     for index in range(5):
-        step(batch(index))
+        step(batch(index, device=device))
     reference = AveragedModel(step.averages.ema.network, multi_avg_fn=get_ema_multi_avg_fn(0.8))
     reference.update_parameters(step.averages.ema.network)  # the first update is a copy
     for index in range(5, 8):
-        step(batch(index))
+        step(batch(index, device=device))
         reference.update_parameters(step.model)
         assert_equal(of(step, "ema"), reference.module.parameters())
 
 
-def test_the_mean_over_epochs_is_torchs_from_its_start_on():
-    step = make(swa=SWASettings(start=1.5))  # inside the second epoch, whose end is the first that counts
+def test_the_mean_over_epochs_is_torchs_from_its_start_on(device):
+    step = make(
+        device=device, swa=SWASettings(start=1.5)
+    )  # inside the second epoch, whose end is the first that counts
     reference = AveragedModel(step.model, multi_avg_fn=get_swa_multi_avg_fn())
     for epoch in range(1, 5):
-        step(batch(epoch))
+        step(batch(epoch, device=device))
         step.averages.end_epoch(epoch)
         step.averages.end_epoch(epoch)  # an epoch's end that is reached again counts once
         assert step.averages.swa.begun == (epoch > 1)

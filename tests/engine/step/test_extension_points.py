@@ -99,20 +99,22 @@ def test_dajat_attacks_every_view_with_the_present_epsilon():
     assert float(metrics["js"]) == pytest.approx(js, rel=1e-4)
 
 
-def test_dajat_captured_follows_the_ramp_as_eager_does():
+def test_dajat_captured_follows_the_ramp_as_eager_does(device):
     """The graph reads views and progress from tensors: nothing of them is fixed at capture."""
-    eager = training_step(DAJAT(), classifier("base", "aug"))
-    step = training_step(DAJAT(), classifier("base", "aug"))
+    eager, step = (training_step(DAJAT(), classifier("base", "aug").to(device)) for _ in range(2))
     graphed = GraphedStep(step)
     for index in range(4):
-        given = batch(index, extra_views=2)
+        given = batch(index, extra_views=2, device=device)
         for one in (eager, step):
             one.progress.set(epoch=index, fraction=index / 3)
         ours, theirs = graphed(given), eager(given)
-        assert {name: float(value) for name, value in ours.items()} == {k: float(v) for k, v in theirs.items()}
+        one, other = ({name: float(value) for name, value in each.items()} for each in (ours, theirs))
+        # on a GPU the last bits may differ, and with them the sign of a gradient near zero
+        assert one == (other if device.type == "cpu" else pytest.approx(other, rel=1e-2))
+        assert one["radius"] == pytest.approx(EPSILON * (0.25 + 0.25 * index))
     assert graphed.captured
     with pytest.raises(ValueError, match="extra_views must be there in every batch, or in none"):
-        graphed(batch(5))
+        graphed(batch(5, device=device))
 
 
 def test_a_batch_without_the_views_is_refused():
@@ -161,6 +163,18 @@ def test_las_at_moves_its_policy_every_third_step_up_the_reward(update):
     assert step.why_not_captured is None
 
 
+def test_las_at_captured_moves_its_policy_every_third_step(device):
+    method = LASAT()
+    execute, moved = GraphedStep(training_step(method, classifier().to(device))), []
+    for index in range(7):
+        before = copy.deepcopy(method.policy)
+        execute(batch(index, device=device))
+        pairs = zip(before.to(device).parameters(), method.policy.parameters(), strict=True)
+        moved.append(any(not torch.equal(old, new) for old, new in pairs))
+    assert execute.captured
+    assert moved == [True, False, False, True, False, False, True]
+
+
 def test_las_at_attacks_every_image_within_its_own_radius():
     method, seen = LASAT(), []
     watched(method, seen)
@@ -196,17 +210,18 @@ def snapshot(module) -> dict:
 
 @pytest.mark.parametrize("update", ["joint", "alternating"])
 @pytest.mark.parametrize("captured", [False, True])
-def test_atop_trains_the_purifier_alone(update, captured):
-    step = training_step(AToP(), purified_classifier(), update=update)
+def test_atop_trains_the_purifier_alone(update, captured, device):
+    step = training_step(AToP(), purified_classifier().to(device), update=update)
     execute = GraphedStep(step) if captured else step
     purifier, behind = step.model
     frozen, free = snapshot(behind), snapshot(purifier)
     losses = []
     for index in range(12):
         step.set_learning_rate(0.1)
-        losses.append(float(execute(batch(index))["loss"]))
+        given = batch(index, device=device)
+        losses.append(float(execute(given)["loss"]))
         with in_eval_mode(step.evaluated_model), torch.no_grad():  # a validation between steps
-            step.evaluated_model(batch(index).images)
+            step.evaluated_model(given.images)
         assert not any(module.training for module in behind.modules())
         assert all(module.training for module in purifier.modules())
     assert not [name for name, value in behind.state_dict().items() if not torch.equal(value, frozen[name])]

@@ -11,7 +11,7 @@ from dat_engine.distributed import ONE_PROCESS
 from dat_engine.step.means import StepMeans, StepMetrics
 
 
-def steps() -> list[dict[str, Tensor]]:
+def steps(device: torch.device | str = "cpu") -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     made = [
         {"loss": torch.rand((), generator=generator), "accuracy": torch.rand((), generator=generator)} for _ in range(9)
@@ -20,12 +20,12 @@ def steps() -> list[dict[str, Tensor]]:
         metrics["skipped"] = torch.tensor(float(index in (2, 5)))
     made[2]["loss"] = torch.tensor(math.nan)
     made[5]["loss"] = torch.tensor(math.inf)
-    return made
+    return [{name: value.to(device) for name, value in metrics.items()} for metrics in made]
 
 
-def test_means_are_those_of_one_sum_for_each_scalar():
+def test_means_are_those_of_one_sum_for_each_scalar(device):
     means = StepMeans()
-    for metrics in steps():
+    for metrics in steps(device):
         means.add(StepMetrics(metrics))
     good = [metrics for metrics in steps() if not metrics["skipped"]]
     expected = {name: sum(float(metrics[name]) for metrics in good) / 7 for name in ("loss", "accuracy")}
@@ -64,9 +64,9 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_after_a_step_one_addition_is_left():
+def test_after_a_step_one_addition_is_left(device):
     means = StepMeans()
-    made = [StepMetrics(metrics) for metrics in steps()]
+    made = [StepMetrics(metrics) for metrics in steps(device)]
     means.add(made[0])
     with Operations() as operations:
         means.add(made[1])

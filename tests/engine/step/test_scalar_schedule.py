@@ -21,14 +21,14 @@ def test_a_ramp_without_length_is_refused():
         linear_ramp(torch.tensor(0.0), start=3.0, end=3.0)
 
 
-def test_a_compiled_function_follows_the_progress_without_another_graph():
+def test_a_compiled_function_follows_the_progress_without_another_graph(device):
     def weight(epoch, fraction):
         return switched_on(epoch, start=2.0) * linear_ramp(fraction, end=1.0, before=1.0, after=0.0) + epoch_number(
             epoch
         )
 
     compiled = torch.compile(weight, backend="aot_eager", fullgraph=True)
-    progress = TrainingProgress.at_start(torch.device("cpu"))
+    progress = TrainingProgress.at_start(device)
     compiled(progress.epoch, progress.fraction)
     with torch.compiler.set_stance("fail_on_recompile"):
         for epoch in (0.5, 2.0, 3.5):

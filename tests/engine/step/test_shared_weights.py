@@ -94,8 +94,8 @@ def test_same_bits_as_with_conversions_of_its_own(
     assert not [name for name, value in trained(shared).items() if not torch.equal(value, expected[name])]
 
 
-def test_gradients_are_the_parameters_kind_and_belong_to_nobody_else():
-    model = classifier().to(memory_format=torch.channels_last)
+def test_gradients_are_the_parameters_kind_and_belong_to_nobody_else(device):
+    model = classifier().to(device, memory_format=torch.channels_last)
     copies = {name: value.detach().bfloat16() for name, value in model.named_parameters() if not name.startswith("1.")}
     model[4].bias.requires_grad_(False)
     given = shared_weights.differentiable_copies(model, copies)

@@ -61,8 +61,8 @@ class Watched(AdversarialWeightPerturbation):
         return Block()
 
 
-def dat_step(update="joint", perturbation=None, **options) -> TrainingStep:
-    model = classifier("base", "mix")
+def dat_step(update="joint", perturbation=None, device="cpu", **options) -> TrainingStep:
+    model = classifier("base", "mix").to(device)
     task = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=0.1)
     torch.manual_seed(1)
     method = DATMethod(DAT(steps=1, generator_update=update, generator_optimizer=OPTIMIZER), task)
@@ -98,17 +98,21 @@ def test_after_restoring_the_weights_are_those_before_plus_the_optimizers_step(u
 
 
 @pytest.mark.parametrize("update", ["joint", "alternating"])
-def test_a_warm_up_in_epochs_is_followed_by_a_captured_step(update):
+def test_a_warm_up_in_epochs_is_followed_by_a_captured_step(update, device):
     """Until it ends the run is the one without perturbation, bit for bit; the graph is the same one after it."""
-    step, plain = dat_step(update, AdversarialWeightPerturbation(0.05, start=2)), dat_step(update)
+    step = dat_step(update, AdversarialWeightPerturbation(0.05, start=2), device)
+    plain = dat_step(update, device=device)
+    # on a GPU the last bits may differ, and with them the sign of a gradient near zero
+    same = torch.equal if device.type == "cpu" else partial(torch.allclose, rtol=1e-3, atol=1e-4)
     graphed = GraphedStep(step)
     for index, epoch in enumerate([0.0, 1.9, 2.0]):
         for one in (step, plain):
             one.progress.set(epoch=epoch, fraction=epoch / 10)
-        graphed(batch(index))
-        plain(batch(index))
+        given = batch(index, device=device)
+        graphed(given)
+        plain(given)
         expected = trained(plain)
-        differing = [name for name, value in trained(step).items() if not torch.equal(value, expected[name])]
+        differing = [name for name, value in trained(step).items() if not same(value, expected[name])]
         assert bool(differing) == (epoch >= 2), differing
 
 

@@ -21,8 +21,8 @@ OPTIMIZERS = {"sgd": SGDSettings(learning_rate=0.05), "adamw": AdamWSettings(lea
 FAULTS = ("loss", "gradient of theta", "gradient of psi", "generated amplitude", "input")
 
 
-def dat_step(update: str, optimizer: str, precision: str = "fp32") -> TrainingStep:
-    model = classifier("base", "mix")
+def dat_step(update: str, optimizer: str, precision: str = "fp32", device: torch.device | str = "cpu") -> TrainingStep:
+    model = classifier("base", "mix").to(device)
     for _, _, layer in batchnorm_layers(model):
         layer.momentum = None  # its statistics depend on the count of batches, which a skipped step must not raise
     torch.manual_seed(1)
@@ -102,15 +102,15 @@ def test_a_bad_step_changes_nothing_bit_for_bit(fault, update, optimizer):
 
 @pytest.mark.parametrize("fault", ["gradient of theta", "gradient of psi", "loss"])
 @pytest.mark.parametrize("update", ["joint", "alternating"])
-def test_one_bad_step_halves_the_scale_once(update, fault):
+def test_one_bad_step_halves_the_scale_once(update, fault, device):
     """Also where both passes of an alternating step were bad."""
-    step = dat_step(update, "sgd", precision="fp16")
+    step = dat_step(update, "sgd", precision="fp16", device=device)
     step.guard._scale.fill_(64.0)  # at which these gradients do not overflow
-    assert step(batch(0))["skipped"] == 0
+    assert step(batch(0, device=device))["skipped"] == 0
     state = step.guard.state_dict()
     assert (float(state["scale"]), int(state["growth"])) == (64.0, 1)  # one step, however many passes
     before = copy.deepcopy(trained(step))
-    given, noise, mend = break_once(step, fault, batch(1), None)
+    given, noise, mend = break_once(step, fault, batch(1, device=device), None)
     assert step(given, noise)["skipped"] == 1
     mend()
     state = step.guard.state_dict()
