@@ -6,60 +6,52 @@ One illegal access spoils a process's CUDA context, and takes the rest of that f
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from bench.gpu_acceptance.records import GateError, Recorder, require
+from bench.gpu_acceptance import gate_plugin
+from bench.gpu_acceptance.gate_plugin import Expected, gate_of_file
+from bench.gpu_acceptance.records import Recorder
 from bench.gpu_acceptance.setting import Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST_SECONDS = 15.0
 """For one file: torch is imported, and kernels are compiled."""
+ENDED = (0, 1)
+"""pytest's exit codes where all tests came to their end: every gate is written down."""
 
 
 def run(setting: Setting, record: Recorder, *files: str) -> None:
-    """The tests marked `gpu` of these files below tests/, a gate for each; in a rehearsal the first file's are skipped."""
-    for file in files:
-        gate = gate_of(file)
-        if setting.rehearsal and file != files[0]:
-            record.skipped(gate, "the rehearsal takes one file: the code is the same")
-        elif setting.in_time(record, gate, seconds=setting.pick(LEAST_SECONDS, 0.0)):
-            with record.gate(gate) as notes:
-                notes.text = _tested(file, setting)
+    """The tests marked `gpu` of these files below tests/, each with pytest's options for it, a gate for each name they bear.
+
+    In a rehearsal the files of a section share one process, which starts once, and all their tests are skipped.
+    """
+    for words in [" ".join(files)] if setting.rehearsal else files:
+        gate = gate_of_file(shlex.split(words)[0])
+        if setting.in_time(record, gate, seconds=setting.pick(LEAST_SECONDS, 0.0)):
+            _test(words, gate, setting, record)
 
 
-def gate_of(file: str) -> str:
-    return f"tests on this device: {file}"
-
-
-def _tested(file: str, setting: Setting) -> str:
-    report = setting.work / f"{file.replace('/', '.')}.xml"
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
+def _test(words: str, gate: str, setting: Setting, record: Recorder) -> None:
+    expected: Expected = "skipped" if setting.rehearsal else "either" if setting.optional else "passed"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", gate_plugin.__name__]
+    command += [f"--gates-into={record.path}", f"--gates-expected={expected}"]
+    command += [f"tests/{word}" if word.endswith(".py") else word for word in shlex.split(words)]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # pytest itself is all that the files need
-    limit = max(1.0, setting.time_left - 1.0)
+    record.expect([])
     try:
-        ended = subprocess.run([*words, f"tests/{file}"], cwd=ROOT, env=environment, timeout=limit, check=False)
+        limit = max(1.0, setting.time_left - 1.0)
+        code = subprocess.run(command, cwd=ROOT, env=environment, timeout=limit, check=False).returncode
     except subprocess.TimeoutExpired:
-        raise GateError("the section's time was used up") from None
-    require(report.exists(), f"pytest ended with exit code {ended.returncode} and no report")
-    counts, first = read_report(report)
-    text = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    require(ended.returncode == 0, f"exit code {ended.returncode}: {text}{'; ' if first else ''}{first}")
-    require(counts["skipped" if setting.rehearsal else "passed"] > 0, f"nothing was tested: {text or 'no test'}")
-    require(not (setting.rehearsal and counts["passed"]), f"{text}: a test without a GPU is marked gpu")
-    return text
+        setting.out_of_time(record, *(record.still_expected() or [gate]))
+        return
+    if code not in ENDED:
+        for missing in record.still_expected() or [gate]:
+            record.failed(missing, f"pytest {_ending(code)}")
 
 
-def read_report(path: Path) -> tuple[dict[str, int], str]:
-    """How many tests passed, failed or were skipped, and the name of the first that failed with its first line."""
-    counts, first = {"passed": 0, "failed": 0, "skipped": 0}, ""
-    for case in ElementTree.parse(path).getroot().iter("testcase"):
-        problem = next((found for kind in ("failure", "error") if (found := case.find(kind)) is not None), None)
-        if problem is not None:
-            counts["failed"] += 1
-            first = first or f"{case.get('name')}: {(problem.get('message') or '').partition(chr(10))[0]}"
-        else:
-            counts["skipped" if case.find("skipped") is not None else "passed"] += 1
-    return counts, first
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

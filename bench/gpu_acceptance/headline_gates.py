@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bench.gpu_acceptance.gpu_tests import gate_of
+from bench.gpu_acceptance.gate_plugin import gate_of_file
 from bench.gpu_acceptance.subjects import SWITCHED, WAYS, Way
 
 KERNELS = (
     "amplitude_mix 32x32: float32",
     "amplitude_mix 32x32: every launch variant gives the same bits",
-    gate_of("kernels/test_pgd_step.py"),
-    gate_of("kernels/test_augment.py"),
+    gate_of_file("kernels/test_pgd_step.py"),
+    gate_of_file("kernels/test_augment.py"),
 )
 DATA = (
     "data: an epoch holds every image once, and every batch its own pixels and labels",

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.gpu_acceptance import targets
 from bench.gpu_acceptance.ceilings import COPY_BANDWIDTH
 from bench.gpu_acceptance.device_timing import Task, seconds_in_graph, seconds_of
-from bench.gpu_acceptance.gpu_tests import gate_of
+from bench.gpu_acceptance.gate_plugin import gate_of_file
 from bench.gpu_acceptance.inputs import make_images
 from bench.gpu_acceptance.records import Recorder
 from bench.gpu_acceptance.setting import Setting
@@ -72,7 +72,7 @@ def _pgd_step(setting: Setting, record: Recorder) -> None:
     adversarial, gradient = (images + 0.01).clamp_(0, 1), _random(tuple(images.shape), setting, 1) - 0.5
     out = torch.empty_like(images)
     scalars: dict[str, Any] = {"step_size": STEP_SIZE, "epsilon": EPSILON}
-    needs = (gate_of("kernels/test_pgd_step.py"),)
+    needs = (gate_of_file("kernels/test_pgd_step.py"),)
 
     def plain() -> Tensor:
         return pgd_step(adversarial, gradient, images, **scalars, out=out)
@@ -92,7 +92,7 @@ def _pgd_step(setting: Setting, record: Recorder) -> None:
         2 * images.nbytes,
         setting,
         record,
-        (gate_of("kernels/test_pgd_start.py"),),
+        (gate_of_file("kernels/test_pgd_start.py"),),
     )
     part = images[: setting.pick(256, 2)].clone()
     small, grown = part.clone(), part.flip(3)
@@ -102,7 +102,7 @@ def _pgd_step(setting: Setting, record: Recorder) -> None:
 
 def _augment(setting: Setting, record: Recorder) -> None:
     side, count = setting.pick(32, 4), setting.pick(50_000, 16)
-    needs = (gate_of("kernels/test_augment.py"),)
+    needs = (gate_of_file("kernels/test_augment.py"),)
     dataset = make_images("random", (count, 3, side, side), device=setting.device).mul(255).to(torch.uint8)
     for batch in setting.pick((128, 8192), (4,)):
         generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,13 @@ class Detail:
     """JSON types only."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """The gates that a process means to write from here on, so that those which it does not come to are known."""
+
+    gates: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Notes:
     """What a gate wants to be known beside its result."""
@@ -65,7 +72,7 @@ class Recorder:
     """Appends gates and figures to a file, one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     @contextmanager
     def gate(self, name: str) -> Iterator[Notes]:
@@ -76,9 +83,12 @@ class Recorder:
         except Exception as error:
             traceback.print_exc()
             message = str(error) if isinstance(error, GateError) else f"{type(error).__name__}: {error}"
-            self._gate(name, "failed", message, started)
+            self.ended(Gate(name=name, status="failed", detail=message, seconds=time.monotonic() - started))
         else:
-            self._gate(name, "passed", notes.text, started)
+            self.ended(Gate(name=name, status="passed", detail=notes.text, seconds=time.monotonic() - started))
+
+    def failed(self, name: str, reason: str) -> None:
+        self._write(Gate(name=name, status="failed", detail=reason))
 
     def skipped(self, name: str, reason: str) -> None:
         self._write(Gate(name=name, status="skipped", detail=reason))
@@ -92,13 +102,25 @@ class Recorder:
     def detail(self, name: str, value: Any) -> None:
         self._write(Detail(name=name, value=value))
 
-    def _gate(self, name: str, status: Status, detail: str, started: float) -> None:
-        detail = " ".join(detail.split())[:500]
-        self._write(Gate(name=name, status=status, detail=detail, seconds=round(time.monotonic() - started, 2)))
+    def ended(self, gate: Gate) -> None:
+        self._write(replace(gate, detail=" ".join(gate.detail.split())[:500], seconds=round(gate.seconds, 2)))
 
-    def _write(self, record: Gate | Figure | Detail) -> None:
+    def expect(self, gates: Sequence[str]) -> None:
+        self._write(Expected(gates=tuple(gates)))
+
+    def still_expected(self) -> list[str]:
+        """Of the gates that were expected last, those that have not been written."""
+        missing: dict[str, None] = {}
+        for kind, fields in _records([self.path]):
+            if kind == "expected":
+                missing = dict.fromkeys(fields["gates"])
+            elif kind == "gate":
+                missing.pop(fields["name"], None)
+        return list(missing)
+
+    def _write(self, record: Gate | Figure | Detail | Expected) -> None:
         kind = type(record).__name__.lower()
-        with self._path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **asdict(record)}) + "\n")
 
 

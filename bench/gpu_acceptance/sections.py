@@ -35,9 +35,29 @@ KERNEL_TESTS = (
     "kernels/test_augment.py",
     "kernels/test_pgd_start.py",
     "kernels/test_pgd_per_sample.py",
-    "kernels/test_amplitude_mix.py",
 )
-ATTACK_TESTS = ("engine/attack/test_attack_model.py", "engine/attack/test_pgd.py", "engine/step/test_switches.py")
+ATTACK_TESTS = (
+    "engine/attack/test_attack_model.py",
+    "engine/attack/test_pgd.py",
+    "engine/step/test_switches.py",
+)
+STEP_TESTS = (
+    "engine/step/test_adamw.py",
+    "engine/step/test_averages.py",
+    "engine/step/test_extension_points.py",
+    "engine/step/test_means.py",
+    "engine/step/test_scalar_schedule.py",
+    "engine/step/test_shared_weights.py",
+    "engine/step/test_weight_perturbation.py",
+    "engine/step/test_whole_or_not.py",
+)
+MIX_TESTS = "kernels/test_amplitude_mix_calls.py"
+
+
+def of_tests(name: str, summary: str, *files: str, limit: float, optional: bool = False) -> Section:
+    """A section that is tests: `gpu_tests` calls each of these files below tests/ with pytest's options that follow it."""
+    return Section(name=name, summary=summary, limit=limit, optional=optional, module="gpu_tests", words=files)
+
 
 CEILINGS = Section(name="ceilings", summary="copy bandwidth and matrix-product rates of this GPU", limit=40, times=True)
 HEADLINE_GATES = (
@@ -47,38 +67,30 @@ HEADLINE_GATES = (
         limit=180,
         helps=True,
     ),
-    Section(
-        name="graph_gates",
-        summary="the captured step: same bits, schedule, random numbers, resumption, bad steps, no host wait",
+    of_tests(
+        "graph_gates",
+        "the captured step: same bits, schedule, random numbers, resumption, bad steps, no host wait",
+        "engine/step/test_graph.py",
         limit=180,
     ),
-    Section(
-        name="step_gates",
-        summary="the step against the float64 oracle; eager = compiled; streams = grouped; fp16",
+    of_tests(
+        "step_gates",
+        "the step against the float64 oracle; eager = compiled; streams = grouped; fp16",
+        "dat/test_step_against_oracle.py",
+        "engine/step/test_ways_of_running.py",
         limit=180,
     ),
-    Section(
-        name="mix_gates_32",
-        summary="amplitude_mix at 32 pixels, CIFAR's, against float64",
-        limit=120,
-        module="mix_gates",
-        words=("32",),
+    of_tests(
+        "mix_gates_32", "amplitude_mix at 32 pixels, CIFAR's, against float64", f"{MIX_TESTS} -k 32x32", limit=120
     ),
-    Section(
-        name="kernel_tests",
-        summary="the kernels' tests that take their device from a fixture: pytest -m gpu",
-        limit=180,
-        module="gpu_tests",
-        words=KERNEL_TESTS,
+    of_tests("kernel_tests", "the other kernels on this device", *KERNEL_TESTS, limit=180),
+    of_tests("attack_tests", "the attack and the switches of a step on this device", *ATTACK_TESTS, limit=120),
+    of_tests(
+        "data_gates",
+        "resident loader and prefetching on a side stream",
+        "engine/data/test_resident_on_device.py",
+        limit=60,
     ),
-    Section(
-        name="attack_tests",
-        summary="the engine's tests that take their device from a fixture: pytest -m gpu",
-        limit=120,
-        module="gpu_tests",
-        words=ATTACK_TESTS,
-    ),
-    Section(name="data_gates", summary="resident loader and prefetching on a side stream", limit=60),
 )
 HEADLINES = (
     Section(name="kernel_times", summary="the kernels against copy bandwidth", limit=60, times=True),
@@ -97,45 +109,68 @@ HEADLINES = (
     ),
 )
 OTHER_GATES = (
-    Section(
-        name="mix_gates_64",
-        # its kernels take longest to compile
-        summary="amplitude_mix at 64 pixels, Tiny-ImageNet's, against float64",
+    # its kernels take longest to compile
+    of_tests(
+        "mix_gates_64",
+        "amplitude_mix at 64 pixels, Tiny-ImageNet's, against float64",
+        f"{MIX_TESTS} -k 64x64",
         limit=150,
-        module="mix_gates",
-        words=("64",),
         optional=True,
     ),
-    Section(
-        name="mix_gates_rest",
-        summary="amplitude_mix at 16 pixels and through torch.fft",
+    of_tests(
+        "mix_gates_rest",
+        "amplitude_mix at 16 pixels and through torch.fft",
+        f"{MIX_TESTS} -k 'not 32x32 and not 64x64'",
         limit=120,
-        module="mix_gates",
-        words=("16", "other"),
         optional=True,
     ),
-    Section(
-        name="capture_failure",
-        summary="a capture that fails: the step runs on, memory does not grow",
+    of_tests(
+        "capture_failure",
+        "a capture that fails: the step runs on, memory does not grow",
+        "engine/step/test_graph_failure.py",
         limit=90,
         optional=True,
     ),
-    Section(
-        name="repeatability",
-        summary="one seed, two runs: the same bits, or which tensors differ",
+    of_tests(
+        "repeatability",
+        "one seed, two runs: the same bits, or which tensors differ",
+        "engine/step/test_two_runs.py -k alike",
         limit=120,
         optional=True,
     ),
-    Section(
-        name="kill_resume",
-        summary="dat train, killed by SIGKILL and resumed by the command line",
+    of_tests(
+        "kill_resume",
+        "dat train, killed by SIGKILL and resumed by the command line",
+        "dat/test_kill_on_device.py",
         limit=180,
         optional=True,
     ),
-    Section(
-        name="determinism_gates",
-        summary="two runs of one seed under --deterministic: the same bits",
+    of_tests(
+        "determinism_gates",
+        "two runs of one seed under --deterministic: the same bits",
+        "engine/step/test_two_runs.py -k deterministic",
         limit=150,
+        optional=True,
+    ),
+    of_tests(
+        "step_tests",
+        "optimizers, averages, weight perturbation, schedules and other methods' steps on this device",
+        *STEP_TESTS,
+        limit=180,
+        optional=True,
+    ),
+    of_tests(
+        "optimizer_tests",
+        "torch's fused SGD and NVIDIA apex's against float64, and in a graph",
+        "engine/step/test_fused_sgd.py",
+        limit=60,
+        optional=True,
+    ),
+    of_tests(
+        "dali_tests",
+        "DALI's loader against the resident one, where DALI is installed",
+        "engine/data/test_dali_on_device.py",
+        limit=60,
         optional=True,
     ),
 )
@@ -158,14 +193,14 @@ EXTRAS = (
     ),
     Section(
         name="optimizers",
-        summary="torch's fused SGD and NVIDIA apex's: right, and how fast",
+        summary="how fast torch's fused SGD and NVIDIA apex's are",
         limit=45,
         times=True,
         optional=True,
     ),
     Section(
         name="dali",
-        summary="DALI's loader against the resident one, where DALI is installed",
+        summary="how fast DALI's loader is, where DALI is installed",
         limit=60,
         times=True,
         optional=True,

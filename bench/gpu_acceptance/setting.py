@@ -49,6 +49,10 @@ class Setting:
         """Whether at least `seconds` are left; if not, `gate` is put down as unfinished, where it may be as skipped."""
         if self.time_left > seconds:
             return True
-        put_down = record.skipped if self.optional else record.unfinished
-        put_down(gate, "the section's time was used up")
+        self.out_of_time(record, gate)
         return False
+
+    def out_of_time(self, record: Recorder, *gates: str) -> None:
+        """Put these down as unfinished, where that may be as skipped."""
+        for gate in gates:
+            (record.skipped if self.optional else record.unfinished)(gate, "the section's time was used up")

@@ -24,7 +24,8 @@ def render(verdict: Verdict, *, hardware: str, rehearsal: bool) -> str:
     for gate in verdict.gates:
         counts[gate.status] += 1
     lines.append("gates: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count))
-    lines += [f"  {gate.status}: {gate.name}: {gate.detail}" for gate in verdict.gates if gate.status != "passed"]
+    hidden = ("passed", "skipped") if rehearsal else ("passed",)  # a rehearsal has no GPU and skips every test
+    lines += [f"  {gate.status}: {gate.name}: {gate.detail}" for gate in verdict.gates if gate.status not in hidden]
     lines += [f"  section {one.section}: {one.detail}" for one in verdict.outcomes if not one.complete]
     lines.append("all gates are green" if verdict.green else "NOT ACCEPTED: a gate is not green")
     return "\n".join(lines)

@@ -34,16 +34,31 @@ def test_every_section_runs_its_code_on_the_cpu(tmp_path, capsys):
     made = set(result["withheld"])
     assert made >= {target.figure for target in targets.TARGETS}
     assert result["figures"] == [] and all(target["value"] is None for target in result["targets"])
-    prefixes = ("amplitude_mix", "tests on this device:", "step:", "graph:", "data:", "optimizer:", "switches:")
-    prefixes += ("trainer:", "kill -9:", "repeatability:", "training:", "dram bytes:", "deterministic:")
+    prefixes = (
+        "amplitude_mix",
+        "tests on this device:",
+        "step:",
+        "graph:",
+        "data:",
+        "optimizer:",
+        "switches:",
+        "dali:",
+    )
+    prefixes += (
+        "trainer:",
+        "kill -9:",
+        "repeatability:",
+        "training:",
+        "dram bytes:",
+        "deterministic:",
+        "capture failure:",
+    )
     names = [gate["name"] for gate in result["gates"]]
     # every gate that a figure hangs on is one: a name that nothing bears would withhold the figure for ever
     needs = {need for figure in result["invalid_figures"] for need in figure["needs"]}
-    needs = {
-        need for need in needs if not need.startswith("amplitude_mix 32x32")
-    }  # only the smallest size is interpreted
     assert not [need for need in needs if not any(name.startswith(need) for name in names)]
-    assert {"profile of the DAT step", "repeatability", "training: PGD-AT"} <= set(result["details"])
+    assert len(names) == len(set(names)), "two gates have one name"
+    assert {"profile of the DAT step", "training: PGD-AT"} <= set(result["details"])
     assert (tmp_path / "steps.trace.json.gz").stat().st_size > 1000
     assert all(any(name.startswith(prefix) for name in names) for prefix in prefixes)
 

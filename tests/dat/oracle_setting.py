@@ -73,8 +73,8 @@ def generator_of(values: Setting) -> AmplitudeGenerator:
     return generator
 
 
-def training_step(model: nn.Module, method: object, update: str = "joint") -> TrainingStep:
-    return TrainingStep(model, method, optimizer=OPTIMIZER, precision=FP64, update=update)
+def training_step(model: nn.Module, method: object, update: str = "joint", **options: object) -> TrainingStep:
+    return TrainingStep(model, method, **{"optimizer": OPTIMIZER, "precision": FP64, "update": update, **options})
 
 
 def reference_names(model: nn.Module) -> dict[str, str]:

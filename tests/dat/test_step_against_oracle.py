@@ -1,5 +1,6 @@
 """Every stage of the engine's step equals the literal float64 transcription of the method."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from dat.methods.trades import TRADES
 from dat.methods.trades.method import TRADESMethod
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.model.branches import branch_layout
+from dat_engine.model.precision import Precision
 from tests.dat.oracle_setting import (
     CLASSES,
     OPTIMIZER,
@@ -25,14 +27,32 @@ from tests.dat.oracle_setting import (
     setting,
     training_step,
 )
+from tests.engine.step.whole_steps import on
 from tests.oracle import method as oracle
 from tests.oracle.networks import resnet_logits
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
+ON_A_GPU = {"rtol": 5e-9, "atol": 5e-9}
+RATE = 0.125
+"""A float32: the fused optimizer on a GPU keeps its rate as one."""
+WHOLE_STEPS = [
+    *(
+        pytest.param(
+            update,
+            branching,
+            True,
+            id=f"{update}, {branching}",
+            marks=pytest.mark.gate(f"step: float64 on this device = float64 oracle, {update}, {branching}"),
+        )
+        for update, branching in itertools.product(("joint", "alternating"), ("folded", "grouped"))
+    ),
+    *(pytest.param(update, "folded", False, id=f"{update}, attack path off") for update in ("joint", "alternating")),
+]
 
 
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual.detach(), expected, **TOLERANCE)
+def assert_close(actual: Tensor, expected: Tensor, msg=None) -> None:
+    tolerance = TOLERANCE if actual.device.type == "cpu" else ON_A_GPU
+    torch.testing.assert_close(actual.detach().cpu(), expected, **tolerance, msg=msg)
 
 
 def assert_states_close(model: torch.nn.Module, expected: dict[str, Tensor]) -> None:
@@ -41,7 +61,7 @@ def assert_states_close(model: torch.nn.Module, expected: dict[str, Tensor]) -> 
     compared = 0
     for name, theirs in names.items():
         if theirs in expected and name in own and not name.endswith("num_batches_tracked"):
-            torch.testing.assert_close(own[name], expected[theirs], **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+            assert_close(own[name], expected[theirs], msg=lambda m, n=name: f"{n}: {m}")
             compared += 1
     assert compared > 0
 
@@ -75,10 +95,12 @@ def oracle_dat(values, **changes):
     )
 
 
-def engine_dat(values, settings: DAT):
-    method = DATMethod(replace(settings, generator_optimizer=OPTIMIZER), TASK)
-    method.generator = method.generate = generator_of(values)
-    return training_step(model_of(values), method, settings.generator_update)
+def engine_dat(values, settings: DAT, *, rate: float = 0.1, device: torch.device | str = "cpu", **options):
+    optimizer = replace(OPTIMIZER, learning_rate=rate)
+    method = DATMethod(replace(settings, generator_optimizer=optimizer), TASK)
+    method.generator = method.generate = generator_of(values).to(device)
+    options["optimizer"] = optimizer
+    return training_step(model_of(values).to(device), method, settings.generator_update, **options)
 
 
 @pytest.mark.parametrize("branch", ["base", "mix"])
@@ -129,20 +151,22 @@ def test_views_and_adversarial_images_after_five_steps():
     assert (adversarial - images).abs().max() > 0.9 * 8 / 255  # the attack has moved
 
 
-@pytest.mark.parametrize("path", [True, False], ids=["attack path on", "attack path off"])
-@pytest.mark.parametrize("update", ["joint", "alternating"])
-def test_whole_step(update, path):
+@pytest.mark.parametrize(("update", "branching", "path"), WHOLE_STEPS)
+def test_whole_step(update, branching, path, device):
     values = setting()
-    expected = oracle_dat(values, generator_update=update, attack_path_gradient=path)
-    step = engine_dat(values, DAT(generator_update=update, attack_path_gradient=path))
-    metrics = step(values.batch, dat_noise(values))
+    expected = oracle_dat(values, generator_update=update, attack_path_gradient=path, learning_rate=RATE)
+    settings = DAT(generator_update=update, attack_path_gradient=path)
+    precision = Precision(name="fp64", channels_last=True)
+    step = engine_dat(values, settings, rate=RATE, device=device, branching=branching, precision=precision)
+    noise = {name: value.to(device) for name, value in dat_noise(values).items()}
+    metrics = step(on(values.batch, device), noise)
     assert metrics["skipped"] == 0
     assert_close(metrics["loss"], expected["terms"]["loss"])
     assert_close(metrics["clean_loss"], expected["terms"]["at"])
     assert_close(metrics["mixed_loss"], expected["terms"]["mixed_at"])
     assert_close(metrics["js"], expected["terms"]["js"])
     accuracy = (expected["logits"]["adversarial"].argmax(1) == values.batch.targets).double().mean()
-    assert metrics["accuracy"].double() == pytest.approx(float(accuracy), abs=1e-6)
+    assert metrics["accuracy"].double().cpu() == pytest.approx(float(accuracy), abs=1e-6)
     assert_states_close(step.model, expected["model_after"])
     assert_states_close(step.model, expected["running_after"])
     _assert_psi_close(step, expected)

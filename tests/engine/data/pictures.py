@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dat_engine.data import dali_installed
 
@@ -15,6 +14,8 @@ needs_dali = pytest.mark.skipif(
 
 def photograph(height, width, seed):
     """An RGB image whose spectrum falls like that of a photograph (1/f), so that neighbouring pixels are alike."""
+    from PIL import Image  # where only torch is installed, the tests of this folder that need no pictures run
+
     rng = np.random.default_rng(seed)
     rows, columns = np.fft.fftfreq(height)[:, None] * height, np.fft.fftfreq(width)[None] * width
     frequency = np.hypot(rows, columns)

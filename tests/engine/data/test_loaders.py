@@ -217,15 +217,6 @@ def test_resident_and_torchvision_give_the_same_samples(small_arrays, rank, worl
         assert torch.equal(a.targets, b.targets)
 
 
-@needs_dali
-@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2)])
-def test_resident_and_dali_give_the_same_batches(small_arrays, rank, world_size):
-    arrays = small_arrays(26)
-    settings = {"batch_size": 4, "augmentation": AUGMENTATION, "seed": 5, "device": "cpu"}
-    settings |= {"rank": rank, "world_size": world_size}
-    assert_same_batches(DaliLoader(arrays, **settings).epoch(1), ResidentLoader(arrays, **settings).epoch(1))
-
-
 @pytest.mark.parametrize("loader", LOADERS[1:])
 def test_images_in_memory_have_no_random_resized_crop(loader, small_arrays):
     with pytest.raises(ValueError, match=r"a random resized crop is cut out of image files.* use Augmentation\("):

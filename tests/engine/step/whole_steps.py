@@ -1,17 +1,14 @@
-"""The small networks of the gates, and what is compared of two training steps."""
+"""Whole steps of the published methods in a size that depends on the device, and what is compared of two of them."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.gpu_acceptance.inputs import make_images
-from bench.gpu_acceptance.setting import Setting
 from dat import models
 from dat.methods import METHODS
 from dat.methods.task import Task
@@ -19,55 +16,69 @@ from dat_engine.data import Batch
 from dat_engine.model.precision import Precision
 from dat_engine.step.optimizers import SGDSettings, set_learning_rate
 from dat_engine.step.training_step import TrainingStep
+from tests.kernels.inputs import make_images
 
-CLASSES = 10
-RATE = 0.02
+CLASSES, RATE = 10, 0.02
 FP16_SCALE = 1024.0
 """Low enough that no step overflows where none is meant to."""
 
 
-def image_shape(setting: Setting) -> tuple[int, int, int]:
-    return setting.pick((3, 32, 32), (3, 16, 16))
+def on_gpu(device: torch.device, there, here):
+    """The size for a GPU, or that for the CPU, where the code is the same and time is short."""
+    return there if device.type == "cuda" else here
+
+
+def image_shape(device: torch.device) -> tuple[int, int, int]:
+    return on_gpu(device, (3, 32, 32), (3, 16, 16))
 
 
 def training_step(
-    setting: Setting, *, method: str = "dat", precision: str = "fp32", seed: int = 7, **options: Any
+    device: torch.device,
+    *,
+    method: str = "dat",
+    model: str = "resnet8",
+    width: int = 32,
+    precision: str = "fp32",
+    seed: int = 7,
+    **options,
 ) -> TrainingStep:
-    """A ResNet-8 step with DAT's or another method's own settings (fewer attack steps in a rehearsal)."""
-    shape = image_shape(setting)
-    task = Task(num_classes=CLASSES, image_shape=shape, epsilon=8 / 255)
+    """DAT's or another method's step with its own settings; on the CPU one attack step and a ResNet-8 of width 4."""
     entry = METHODS[method]
-    settings = replace(entry.settings, steps=1) if setting.rehearsal else entry.settings
+    task = Task(num_classes=CLASSES, image_shape=image_shape(device), epsilon=8 / 255)
     torch.manual_seed(0)
-    created = entry.create(settings, task)
-    branches = entry.branches(entry.settings)
-    model = models.build("resnet8", num_classes=CLASSES, width=setting.pick(32, 4), branches=branches)
+    created = entry.create(on_gpu(device, entry.settings, replace(entry.settings, steps=1)), task)
+    name, width = on_gpu(device, (model, width), ("resnet8", 4))
+    network = models.build(name, num_classes=CLASSES, width=width, branches=entry.branches(entry.settings))
     step = TrainingStep(
-        model.to(setting.device),
+        network.to(device),
         created,
         optimizer=SGDSettings(learning_rate=RATE),
         precision=Precision(name=precision, channels_last=True),
         seed=seed,
         **options,
     )
-    guard = step.guard.state_dict()
     if precision == "fp16":
+        guard = step.guard.state_dict()
         guard["scale"].fill_(FP16_SCALE)
         step.guard.load_state_dict(guard)
     return step
 
 
-def batches(setting: Setting, count: int, size: int | None = None) -> list[Batch]:
+def batches(device: torch.device, count: int, size: int | None = None) -> list[Batch]:
     """1/f images; the second view of each is its mirror image."""
-    size = size or setting.pick(32, 4)
+    size = size or on_gpu(device, 32, 4)
     made = []
     for index in range(count):
-        images = make_images("one_over_f", (size, *image_shape(setting)), seed=index).to(setting.device)
-        generator = torch.Generator().manual_seed(index)
-        targets = torch.randint(0, CLASSES, (size,), generator=generator).to(setting.device)
-        indices = torch.arange(size, device=setting.device)
+        images = make_images("one_over_f", (size, *image_shape(device)), seed=index).to(device)
+        targets = torch.randint(0, CLASSES, (size,), generator=torch.Generator().manual_seed(index)).to(device)
+        indices = torch.arange(size, device=device)
         made.append(Batch(images=images, originals=images.flip(3), targets=targets, indices=indices))
     return made
+
+
+def on(batch: Batch, device: torch.device) -> Batch:
+    given = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return Batch(**{name: None if value is None else value.to(device) for name, value in given.items()})
 
 
 def train(
@@ -103,11 +114,9 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     ]
 
 
-def update_difference(
-    before: dict[str, Tensor], one: dict[str, Tensor], other: dict[str, Tensor], prefix: str = ""
-) -> float:
-    """‖Δ one - Δ other‖ / ‖Δ one‖ over all weights whose name begins with `prefix`."""
-    names = [name for name, value in before.items() if name.startswith(prefix) and _is_weight(name, value)]
+def update_difference(before: dict[str, Tensor], one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """‖Δ one - Δ other‖ / ‖Δ one‖ over all weights."""
+    names = [name for name, value in before.items() if _is_weight(name, value)]
     first, second = (
         torch.cat([(state[name] - before[name]).double().flatten() for name in names]) for state in (one, other)
     )
@@ -119,22 +128,25 @@ def _is_weight(name: str, value: Tensor) -> bool:
     return value.is_floating_point() and not any(part in name for part in kept_apart)
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """No TF32: float32 products are float32 products."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+@contextlib.contextmanager
+def repeatable_convolutions() -> Iterator[None]:
+    """cuDNN's deterministic algorithms, and no choice by timing outside the step."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        cudnn.deterministic, cudnn.benchmark = before
 
 
-def deterministic() -> None:
-    """cuDNN's deterministic algorithms, and no choice by timing, for the rest of the process."""
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-
-
-def parameters_of(step: TrainingStep) -> list[nn.Parameter]:
-    return [parameter for seat in (*step.own_seats, *step.other_seats) for parameter in seat.parameters]
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32: float32 products are float32 products."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
