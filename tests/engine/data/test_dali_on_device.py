@@ -37,6 +37,7 @@ def test_gives_the_resident_loaders_batches_from_images_in_memory(rank, world_si
 @pytest.mark.gate("dali: the loader decodes JPEG files")
 def test_decodes_jpeg_files(jpegs, device, record_property):
     pytest.importorskip("PIL")
+    pytest.importorskip("torchvision")
     size = 64 if device.type == "cuda" else 4
     files = jpegs(2 * size, sizes=((64, 64),), image_size=64, resize=64)
     expected, worst = originals(files), 0.0

@@ -98,9 +98,9 @@ class MART(PrototypeMethod):
         clean, adversarial = (logits.softmax(dim=1) for logits in joint.logits)
         is_target = functional.one_hot(joint.targets, CLASSES).bool()
         runner_up = adversarial.masked_fill(is_target, 0.0).amax(dim=1)
-        boosted = -adversarial[is_target].log() - (1 - runner_up).log()
+        boosted = -(adversarial * is_target).sum(dim=1).log() - (1 - runner_up).log()
         divergence = (clean * (clean.log() - adversarial.log())).sum(dim=1)
-        weighted = divergence * (1 - clean[is_target])
+        weighted = divergence * (1 - (clean * is_target).sum(dim=1))
         return {"loss": (boosted + self.beta * weighted).mean(), "boosted": boosted.mean(), "weighted": weighted.mean()}
 
 
@@ -174,7 +174,7 @@ class LASAT(PrototypeMethod):
         log_probabilities = self.choose(batch.images).log_softmax(dim=1)
         cumulative = log_probabilities.detach().exp().cumsum(dim=1)
         chosen = (noise["choice"][:, None] > cumulative).sum(dim=1).clamp_max(len(self.choices) - 1)
-        radius = EPSILON * torch.tensor(self.choices, device=chosen.device)[chosen]
+        radius = EPSILON * sum(choice * (chosen == index) for index, choice in enumerate(self.choices))
         adversarial = pgd_attack(
             attack_model,
             batch.images,

@@ -66,6 +66,7 @@ def test_the_exponential_average_is_the_mean_of_all_steps_until_it_looks_back_ov
             expected = [0.8 * own + 0.2 * weight for own, weight in zip(expected, raw[-1], strict=True)]
         assert_equal(of(step, "ema"), expected)
     assert not torch.equal(of(step, "ema")[0], step.model[0].weight)
+    assert getattr(run, "captured", True)
 
 
 def test_past_its_warm_up_the_exponential_average_is_torchs(device):
