@@ -66,10 +66,17 @@ class EngineSettings(Switches):
     """torch.compile, or torch.compile and one CUDA graph for the whole step; auto: graphed on a GPU (compiled
     with many processes), eager on the CPU."""
     branching: Literal["auto", "folded", "grouped"] = "auto"
-    """Attack on two branches: two folded weight sets, or one batch with an affine per group; auto: grouped on a GPU,
-    folded on the CPU, where it was measured to be faster."""
+    """Attack on two branches: two folded weight sets, or one batch with an affine per group; auto: folded on the CPU, where
+    it was measured to be faster, and with fused epilogues; else grouped."""
     synchronise_batchnorm: bool = False
     """With many processes, normalise by the union of their batches instead of by each process's own."""
+
+    def __post_init__(self) -> None:
+        if self.fused_epilogues and self.branching == "grouped":
+            raise UserError(
+                "engine.fused_epilogues needs folded convolutions, and branching grouped has an affine of each group behind "
+                "each; use branching folded or auto"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from dat.methods import METHODS
 from dat.methods.task import Task
 from dat.recipes import Recipe
 from dat.training.options import DEFAULT_DATA_ROOT
+from dat_engine.attack.attack_model import Branching
 from dat_engine.data import (
     Augmentation,
     Batch,
@@ -303,9 +304,6 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
                 synchronise_batchnorm(player.network)
     if processes.is_main:
         _say_what_sharing_costs(recipe, model)
-    branching = recipe.engine.branching
-    if branching == "auto":
-        branching = "grouped" if device.type == "cuda" else "folded"
     return TrainingStep(
         model,
         method,
@@ -314,7 +312,7 @@ def build_step(recipe: Recipe, model: nn.Module, method: Method, processes: Proc
         weight_perturbation=weight_perturbation(recipe.awp),
         ema=recipe.ema,
         swa=recipe.swa,
-        branching=branching,
+        branching=branching(recipe, device),
         compiled=execution(recipe, device, processes) != "eager",
         switches=recipe.engine,
         processes=processes,
@@ -354,3 +352,10 @@ def execution(
             return "eager"
         return "graphed" if processes.world_size == 1 else "compiled"
     return recipe.engine.execution
+
+
+def branching(recipe: Recipe, device: torch.device) -> Branching:
+    """How the recipe's attack runs groups of several branches, with ``auto`` decided for `device`."""
+    if recipe.engine.branching == "auto":
+        return "grouped" if device.type == "cuda" and not recipe.engine.fused_epilogues else "folded"
+    return recipe.engine.branching

@@ -70,6 +70,7 @@ INVALID = [
     ["--precision.name", "fp64"],
     ["--precision.name", "int8"],
     ["--engine.execution", "graphed"],
+    ["--engine.fused-epilogues", "--engine.branching", "grouped"],
     ["--model.width", "-4"],
     ["--model.name", "resnet9"],
     ["--limit-train", "100000"],

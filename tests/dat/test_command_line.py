@@ -106,10 +106,24 @@ def test_wrong_names_are_refused_before_data_are_looked_for(tmp_path, monkeypatc
         (["--dat.coarse-amplitude", "99"], "coarse_size must lie in 2..16"),
         (["--model.name", "resnet50"], "resnet50 takes images of 3 channels; got 1"),
         (["--engine.execution", "graphed"], "--engine.execution graphed is one CUDA graph per step"),
+        (["--engine.fused-epilogues", "--engine.branching", "grouped"], "use branching folded or auto"),
     ):
         assert main(["train", "digits-resnet", "--device", "cpu", *words]) == 2
         assert sentence in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_fused_epilogues_have_auto_fold_on_a_gpu_too():
+    from torch import device
+
+    from dat.training.build import branching
+
+    found = [
+        branching(parse_train_flags(["digits-resnet", *words])[0], device(kind))
+        for kind in ("cpu", "cuda")
+        for words in ([], ["--engine.fused-epilogues"])
+    ]
+    assert found == ["folded", "folded", "grouped", "folded"]
 
 
 def recipe_file(folder: Path, text: str) -> list[str]:

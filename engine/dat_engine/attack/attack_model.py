@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dat_engine.attack import folding, verification
+from dat_engine.attack.fused_epilogues import FusedConvolution, fuse_epilogues
 from dat_engine.attack.padded_stem import pad_input_channels
 from dat_engine.attack.refreshing import Refresher
 from dat_engine.model.as_found import device_of, dtype_of, in_eval_mode
@@ -48,6 +49,8 @@ class AttackModel:
             BatchNorm has one copy of its weights and runs all groups as one batch either way.
         compiled: what every branch (or layout) is run through: torch.compile, with the caller's options; None: nothing.
         padded_stem: give convolutions of fewer than eight input channels eight, the others zero.
+        fused_epilogues: have folded convolutions take residual and ReLU along (`dat_engine.attack.fused_epilogues`), but for
+            a padded stem. A grouped attack model has an affine of each group between them, so it is refused there.
     """
 
     def __init__(
@@ -60,9 +63,12 @@ class AttackModel:
         branching: Branching = "folded",
         compiled: Callable[[nn.Module], Callable[[Tensor], Tensor]] | None = None,
         padded_stem: bool = False,
+        fused_epilogues: bool = False,
     ) -> None:
         if branching not in ("folded", "grouped"):
             raise ValueError(f"branching must be 'folded' or 'grouped'; got {branching!r}")
+        if fused_epilogues and branching == "grouped":
+            raise ValueError("epilogues are fused into folded convolutions, which a grouped attack model has none of")
         branched = has_batchnorm(model)
         unknown = {branch for layout in layouts for branch in layout} - set(branch_names(model))
         if branched and unknown:
@@ -72,6 +78,7 @@ class AttackModel:
         self._model = model
         self._compiled = compiled
         self._padded_stem = padded_stem
+        self._fused_epilogues = fused_epilogues
         self._refresher = Refresher()
         self._unfolded: dict[str, nn.Module] = {}
         self._streams: list[torch.cuda.Stream] = []
@@ -107,6 +114,12 @@ class AttackModel:
             if type(layer) in (nn.Conv2d, nn.Linear) and acts_as_its_type(layer)
             for leaf, parameter in layer.named_parameters()
         }
+
+    @property
+    def fused_convolutions(self) -> int:
+        """How many convolutions, of all branches together, take their ReLU along; 0 where none is asked to or none can."""
+        distinct = {id(module): module for module in self._modules.values()}
+        return sum(isinstance(part, FusedConvolution) for module in distinct.values() for part in module.modules())
 
     def verify(self, images: Tensor) -> str | None:
         """Compare it, refreshed, with the model in eval mode on the first of `images` [B, C, H, W], on every branch.
@@ -200,6 +213,10 @@ class AttackModel:
             padded: dict[int, nn.Module] = {}  # one for all layouts that share the layer
             for module in modules.values():
                 pad_input_channels(module, self._refresher, padded)
+        if self._fused_epilogues:
+            for module in modules.values():
+                if isinstance(module, fx.GraphModule):
+                    fuse_epilogues(module)
         return modules
 
     def _one_copy(self, layouts: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], nn.Module]:

@@ -22,6 +22,9 @@ class Switches:
     padded_stem: bool = False
     """In the attack, give convolutions of fewer than eight input channels eight, with zeros: tensor cores take eight at a
     time, and the gradient of an image's three channels is not theirs."""
+    fused_epilogues: bool = False
+    """In a folded attack, cuDNN's convolution does bias, residual and ReLU too, in one launch; not where deterministic
+    algorithms are asked for. On a CPU the same operations one by one."""
     dependent_launch: bool = False
     """Generated kernels begin before the one ahead of them has ended (programmatic dependent launch, compute capability 9
     and up); where torch's compiler knows it."""

@@ -223,6 +223,7 @@ class TrainingStep:
             branching=self._branching,
             compiled=self._compile if compiled else None,
             padded_stem=self.switches.padded_stem,
+            fused_epilogues=self.switches.fused_epilogues,
         )
 
     @property

@@ -49,3 +49,17 @@ def test_the_joint_pass_normalises_all_groups_at_once_and_converts_no_weight():
         )
     assert len(forward.launches) <= 89
     assert len(backward.launches) <= 99
+
+
+def test_fused_epilogues_leave_only_the_kernels_that_no_convolution_can_take_along():
+    """Forward the biases of the two shortcuts and the pooling, instead of the 7 of one for each layer; backward the same 9."""
+    model = models.build("resnet8", num_classes=10)
+    view = AttackModel(model, dtype=torch.bfloat16, memory_format=torch.channels_last, fused_epilogues=True)
+    module = view._modules[("base",)]
+    with fake(module):
+        images = torch.empty(IMAGES, 3, 32, 32, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        forward, backward = generated(module, images.requires_grad_())
+    assert forward.library_calls.count("dat_engine.convolution_relu.default") == 7
+    assert len(forward.library_calls) == 10  # with the shortcuts' convolutions and the linear layer
+    assert len(forward.launches) <= 3
+    assert len(backward.launches) <= 9

@@ -5,11 +5,13 @@ import functools
 import pytest
 import torch
 
+from dat import models
 from dat.methods.dat import DAT
 from dat.methods.dat.method import DATMethod
 from dat.methods.task import Task
 from dat_engine import private_torch
 from dat_engine.attack.attack_model import AttackModel
+from dat_engine.attack.fused_epilogues import FusedConvolution
 from dat_engine.attack.padded_stem import PaddedConvolution
 from dat_engine.run.determinism import deterministic
 from dat_engine.step.optimizer_settings import SGDSettings
@@ -98,3 +100,48 @@ def test_a_padded_stem_has_the_models_logits_and_gradients_and_follows_its_weigh
             model[0].weight.add_(0.1)
         padded.refresh()
         plain.refresh()
+
+
+def attacked(view: AttackModel, layout: tuple[str, ...], device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and their gradient in the images, in float64."""
+    images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    logits = view.logits(images.requires_grad_(), layout)
+    return logits.detach().double(), torch.autograd.grad(logits.square().sum(), images)[0].double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_fused_epilogues_lose_no_more_than_one_operation_after_the_other(dtype, device):
+    """Against float64, and still after the weights have moved; on a CPU it is the same to the last bit."""
+    torch.manual_seed(0)
+    model = models.build("resnet8", num_classes=CLASSES, width=16, branches=("base", "mix")).to(device)
+    layout = ("base", "mix")
+    for _ in range(2):
+        with torch.no_grad():
+            model(torch.rand(16, 3, 16, 16, device=device))
+        exact = attacked(AttackModel(model, (layout,), dtype=torch.float64), layout, device)
+        errors = []
+        for fused in (True, False):
+            view = AttackModel(model, (layout,), dtype=dtype, memory_format=torch.channels_last, fused_epilogues=fused)
+            assert view.fused_convolutions == (14 if fused else 0)
+            results = attacked(view, layout, device)
+            errors.append([float((own - true).norm() / true.norm()) for own, true in zip(results, exact, strict=True)])
+        for own, other in zip(*errors, strict=True):  # a lost bias, residual or mask costs more than a tenth
+            assert own <= 2 * other + 1e-3 if device.type == "cuda" else own == other
+
+
+def test_a_step_with_fused_epilogues_is_the_step_without_eagerly_and_compiled(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
+    losses = []
+    for switches, compiled in (
+        (None, False),
+        (Switches(fused_epilogues=True), False),
+        (Switches(fused_epilogues=True), True),
+    ):
+        step = TrainingStep(classifier(), MART(), optimizer=OPTIMIZER, compiled=compiled, switches=switches)
+        assert step.attack_model is not None
+        fused = [part for module in step.attack_model._modules.values() for part in module.modules()]
+        assert sum(isinstance(part, FusedConvolution) for part in fused) == (0 if switches is None else 1)
+        losses.append([float(step(batch(index))["loss"]) for index in range(2)])
+    assert losses[1] == losses[0]
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
