@@ -62,15 +62,13 @@ WAYS = (
     Way(method="dat", execution="compiled"),
     Way(method="dat", execution="eager"),
 )
-SWITCHED = tuple(
-    Way(method="dat", switches=switches)
-    for switches in (
-        Switches(cudnn_benchmark=False),
-        Switches(compile_players=True),
-        Switches(compile_players=True, tf32=True),
-        Switches(padded_stem=True),
-        Switches(dependent_launch=True),
-    )
+SWITCHED = (
+    Way(method="dat", switches=Switches(cudnn_benchmark=False)),
+    Way(method="dat", switches=Switches(compile_players=True)),
+    Way(method="dat", switches=Switches(compile_players=True, tf32=True)),
+    Way(method="dat", switches=Switches(padded_stem=True)),
+    Way(method="dat", branching="folded", switches=Switches(fused_epilogues=True)),
+    Way(method="dat", switches=Switches(dependent_launch=True)),
 )
 APEX = Way(method="dat", execution="compiled", implementation="apex")
 AUGMENTATION = Augmentation(padding=4, flip=True)
