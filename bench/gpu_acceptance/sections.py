@@ -177,8 +177,8 @@ OTHER_GATES = (
 EXTRAS = (
     Section(
         name="switches",
-        summary="the DAT step with cuDNN's benchmark off, the generator compiled, TF32, a padded stem, fused epilogues, "
-        "dependent launches",
+        summary="the DAT step with cuDNN's benchmark off, the generator compiled and in TF32 or bf16, a padded stem, fused "
+        "epilogues, dependent launches",
         limit=300,
         times=True,
         optional=True,

@@ -66,6 +66,7 @@ SWITCHED = (
     Way(method="dat", switches=Switches(cudnn_benchmark=False)),
     Way(method="dat", switches=Switches(compile_players=True)),
     Way(method="dat", switches=Switches(compile_players=True, tf32=True)),
+    Way(method="dat", switches=Switches(compile_players=True, bf16_players=True)),
     Way(method="dat", switches=Switches(padded_stem=True)),
     Way(method="dat", branching="folded", switches=Switches(fused_epilogues=True)),
     Way(method="dat", switches=Switches(dependent_launch=True)),

@@ -20,8 +20,8 @@ class Player:
     name: in checkpoints; ``"model"`` for the classifier. objective: the scalar of `Method.losses` that it follows, down
     ("descend") or up ("ascend"). optimizer: its own settings, whose rate is constant; None: the run's, whose rate follows
     the schedule. every: it moves at every n-th step, the first one included. frozen: it takes part, in eval mode, and
-    nothing of it changes (a classifier behind a trained purifier). use: called, once there are many processes, with what
-    its forward is to be run through (DistributedDataParallel) where it is not part of the classifier.
+    nothing of it changes (a classifier behind a trained purifier). use: called, before the first step, with what its forward
+    is to be run through (DistributedDataParallel, torch.compile, bfloat16) where it is not part of the classifier.
     """
 
     name: str

@@ -19,6 +19,8 @@ class Switches:
     on a CPU."""
     compile_players: bool = False
     """In a compiled step, torch.compile the networks beside the classifier whose players take a stand-in (`Player.use`)."""
+    bf16_players: bool = False
+    """Those networks compute in bfloat16, whatever the precision; their weights stay, and their results leave, float32."""
     padded_stem: bool = False
     """In the attack, give convolutions of fewer than eight input channels eight, with zeros: tensor cores take eight at a
     time, and the gradient of an image's three channels is not theirs."""

@@ -21,6 +21,7 @@ from dat_engine.attack.attack_model import AttackModel, Branching
 from dat_engine.data import Batch
 from dat_engine.distributed import ONE_PROCESS, Processes
 from dat_engine.errors import UserError
+from dat_engine.model.bf16_forward import BF16Forward
 from dat_engine.model.branches import branch_layout, normalise_at_once, uncounted_batches
 from dat_engine.model.precision import Precision
 from dat_engine.model.strided_convolutions import keep_out_of_channels_last
@@ -34,7 +35,7 @@ from dat_engine.step.guard import MAX_NONFINITE_STEPS, Guard
 from dat_engine.step.means import StepMetrics
 from dat_engine.step.method import Examples, JointPass, Method, Noise, UpdateMode
 from dat_engine.step.optimizers import OptimizerSettings, set_learning_rate, why_not_captured
-from dat_engine.step.players import Seat, check_gradients, check_objectives, moved_tensors, take_seats
+from dat_engine.step.players import Player, Seat, check_gradients, check_objectives, moved_tensors, take_seats
 from dat_engine.step.progress import TrainingProgress
 from dat_engine.step.switches import Switches
 from dat_engine.step.updates import RULES, Outcome, WeightPerturbation
@@ -131,13 +132,8 @@ class TrainingStep:
         self._forward: Forward = model
         if self._many:
             self._forward = processes.distribute(model)
-            for seat in self.other_seats:
-                if seat.player.use is not None:
-                    seat.player.use(processes.distribute(seat.player.network))
-        elif compiled and self.switches.compile_players:
-            for seat in self.other_seats:
-                if seat.player.use is not None:
-                    seat.player.use(compile_(seat.player.network))
+        for seat in self.other_seats:
+            self._give_stand_in(seat.player)
         self._local_forward: Forward = model
         self._terms = self._losses
         if compiled:
@@ -156,6 +152,18 @@ class TrainingStep:
         self._steps_done = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed + 1_000_003 * processes.rank)
+
+    def _give_stand_in(self, player: Player) -> None:
+        """What the forward of a network beside the classifier is run through, where its player takes anything else."""
+        if player.use is None:
+            return
+        stand_in = self._processes.distribute(player.network) if self._many else player.network
+        if self.switches.bf16_players:
+            stand_in = BF16Forward(stand_in)
+        if self._compile is not None and self.switches.compile_players and not self._many:
+            stand_in = self._compile(stand_in)
+        if stand_in is not player.network:
+            player.use(stand_in)
 
     def __call__(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
         """Train on one batch; returns detached scalars: the method's terms, `accuracy` in [0, 1], `skipped` (0 or 1).

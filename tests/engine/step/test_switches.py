@@ -4,15 +4,20 @@ import functools
 
 import pytest
 import torch
+from torch import nn
 
 from dat import models
 from dat.methods.dat import DAT
+from dat.methods.dat.generator import AmplitudeGenerator
 from dat.methods.dat.method import DATMethod
 from dat.methods.task import Task
 from dat_engine import private_torch
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.fused_epilogues import FusedConvolution
 from dat_engine.attack.padded_stem import PaddedConvolution
+from dat_engine.errors import UserError
+from dat_engine.model.bf16_forward import BF16Forward
+from dat_engine.model.precision import Precision
 from dat_engine.run.determinism import deterministic
 from dat_engine.step.optimizer_settings import SGDSettings
 from dat_engine.step.switches import Switches
@@ -30,6 +35,13 @@ class Looking(MART):
 
 def flags() -> tuple[bool, bool]:
     return torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+
+
+def dat_step(**options) -> TrainingStep:
+    task = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=0.1)
+    torch.manual_seed(1)
+    method = DATMethod(DAT(steps=1, generator_optimizer=OPTIMIZER), task)
+    return TrainingStep(classifier("base", "mix"), method, optimizer=OPTIMIZER, seed=2, **options)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +73,8 @@ def test_a_players_stand_in_is_compiled_and_its_network_trained(monkeypatch):
     monkeypatch.setattr(torch, "compile", recording)
     losses = []
     for switches in (Switches(), Switches(compile_players=True)):
-        task = Task(num_classes=CLASSES, image_shape=SHAPE, epsilon=0.1)
-        torch.manual_seed(1)
-        method = DATMethod(DAT(steps=1, generator_optimizer=OPTIMIZER), task)
-        model = classifier("base", "mix")
-        step = TrainingStep(model, method, optimizer=OPTIMIZER, compiled=True, switches=switches, seed=2)
-        assert (method.generator in compiled) == switches.compile_players
+        step = dat_step(compiled=True, switches=switches)
+        assert (step.method.generator in compiled) == switches.compile_players
         losses.append([float(step(batch(index))["loss"]) for index in range(2)])
     assert losses[0] == losses[1]
 
@@ -79,6 +87,71 @@ def test_the_option_of_torchs_compiler_reaches_every_compilation(monkeypatch):
     )
     TrainingStep(classifier(), MART(), optimizer=OPTIMIZER, compiled=True, switches=Switches(dependent_launch=True))
     assert len(options) == 3 and all(given == expected for given in options)
+
+
+def amplitude_and_gradients(generator, device) -> list[torch.Tensor]:
+    """Of a batch of latent codes and logits, and of every weight."""
+    numbers = torch.Generator().manual_seed(0)
+    latent, logits, weights = (
+        torch.randn(shape, generator=numbers).to(device) for shape in ((64, 100), (64, 10), (64, 3, 32, 32))
+    )
+    amplitude = generator(latent, logits)
+    return [amplitude.detach(), *torch.autograd.grad((amplitude * weights).sum(), list(generator.parameters()))]
+
+
+def test_a_generator_in_bf16_gives_float32_amplitudes_and_gradients_near_float32s(device):
+    torch.manual_seed(0)
+    generator = AmplitudeGenerator(10).to(device)
+    whole, low = (amplitude_and_gradients(network, device) for network in (generator, BF16Forward(generator)))
+    assert all(tensor.dtype == torch.float32 for tensor in low)
+    errors = [float((own - other).norm() / other.norm()) for own, other in zip(low, whole, strict=True)]
+    assert 1e-4 < errors[0] < 0.01  # it is bf16, and no worse
+    before_batchnorm = {"model.2.bias", "model.5.bias", "model.8.bias"}  # without a gradient but for rounding
+    for error, (name, _) in zip(errors[1:], generator.named_parameters(), strict=True):
+        assert error < 0.2 or name in before_batchnorm, name
+
+
+def test_a_step_with_a_bf16_generator_trains_it_in_float32():
+    losses, moved = [], []
+    for switches in (Switches(), Switches(bf16_players=True)):
+        step = dat_step(switches=switches)
+        generator = step.method.generator
+        before = [parameter.detach().clone() for parameter in generator.parameters()]
+        assert isinstance(step.method.generate, BF16Forward) == switches.bf16_players
+        losses.append(float(step(batch(0))["loss"]))
+        assert all(parameter.dtype == torch.float32 for parameter in generator.parameters())
+        after = [parameter.detach() for parameter in generator.parameters()]
+        moved.append(torch.cat([(own - old).flatten() for own, old in zip(after, before, strict=True)]))
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert 0 < float((moved[1] - moved[0]).norm() / moved[0].norm()) < 0.5
+
+
+def test_a_float64_check_keeps_its_float64_generator():
+    step = dat_step(precision=Precision(name="fp64"), switches=Switches(bf16_players=True))
+    generator, given = step.method.generator.double(), [torch.rand(4, size).double() for size in (100, CLASSES)]
+    assert torch.equal(step.method.generate(*given), generator(*given))
+
+
+def test_a_bf16_generator_is_compiled_as_one_graph(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
+    step = dat_step(compiled=True, switches=Switches(compile_players=True, bf16_players=True))
+    given = torch.rand(4, 100), torch.rand(4, CLASSES)
+    assert step.method.generate is not step.method.generator
+    torch.testing.assert_close(
+        step.method.generate(*given), BF16Forward(step.method.generator)(*given), rtol=0.01, atol=0
+    )
+
+
+def test_a_player_that_gives_no_tensor_is_refused_in_bf16():
+    class Pair(nn.Module):
+        def forward(self, values):
+            return values, values
+
+    with pytest.raises(
+        UserError, match=r"Pair gives a tuple, and a network in bf16 \(engine.bf16_players\) must give one"
+    ):
+        BF16Forward(Pair())(torch.zeros(1))
 
 
 @pytest.mark.parametrize("branching", ["folded", "grouped"])
