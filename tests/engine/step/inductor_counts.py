@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -57,8 +57,25 @@ class Code:
         return re.findall(r"(?:extern_kernels\.|torch\.ops\.)([\w.]+)\(", self._calls)
 
     @property
+    def library_launches(self) -> int:
+        """One for every library call, and for a convolution's backward pass one for every gradient that is asked for."""
+        masks = re.findall(r"aten\.convolution_backward\.default\(.*\[(\w+, \w+, \w+)\]\)", self._calls)
+        return len(self.library_calls) + sum(mask.count("True") - 1 for mask in masks)
+
+    @property
     def _calls(self) -> str:
         return self.source[self.source.index("def call(") :]
+
+
+@dataclass(kw_only=True)
+class Graph:
+    """One graph of a function: its forward, or its backward."""
+
+    code: Code
+    backward: bool
+    images: int
+    """How many are in its batch; 0 where it is given none."""
+    runs: int = 0
 
 
 class _Written(Exception):
@@ -71,32 +88,39 @@ def generated(function: Callable[..., Any], *inputs: Tensor) -> list[Code]:
     `function` may be a module; its tensors and the `inputs` are fake ones (`fake`). Skips the test where this release of
     torch asks the device for something that is not pretended here.
     """
-    from torch._inductor import compile_fx
-
-    found: list[Code] = []
-
-    def lowered(graph: torch.fx.GraphModule, examples: list[Any], **options: Any) -> Callable[[list[Any]], Any]:
-        own = copy.deepcopy(graph)
-        try:
-            found.append(_code_of(_on_gpu(graph), [_gpu_twin(example) for example in examples], options))
-        except Exception as reason:  # Inductor's insides differ between releases
-            pytest.skip(
-                f"torch {torch.__version__} cannot write code for a pretended GPU: {type(reason).__name__}: {reason}"
-            )
-        return _boxed(own)
-
-    def backend(graph: torch.fx.GraphModule, examples: list[Any]) -> Any:
-        return compile_fx.compile_fx(graph, examples, inner_compile=lowered)
-
+    graphs: list[Graph] = []
     torch._dynamo.reset()
     try:
         with torch._inductor.config.patch(force_disable_caches=True):
-            outputs = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)(*inputs)
+            outputs = torch.compile(function, backend=writing_for_a_gpu(graphs), dynamic=False, fullgraph=True)(*inputs)
             if outputs.requires_grad:
                 outputs.sum().backward()
     finally:
         torch._dynamo.reset()
-    return found
+    return [graph.code for graph in graphs]
+
+
+def writing_for_a_gpu(
+    graphs: list[Graph], running: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> Callable[[torch.fx.GraphModule, list[Any]], Any]:
+    """A backend of torch.compile that adds to `graphs` what it compiles, and runs it operation by operation.
+
+    `running` is entered around every run of a graph. Skips the test as `generated` does.
+    """
+    from torch._inductor import compile_fx
+
+    def lowered(graph: torch.fx.GraphModule, examples: list[Any], **options: Any) -> Callable[[list[Any]], Any]:
+        own = copy.deepcopy(graph)
+        try:
+            code = _code_of(_on_gpu(graph), [_gpu_twin(example) for example in examples], options)
+        except Exception as reason:  # Inductor's insides differ between releases
+            pytest.skip(
+                f"torch {torch.__version__} cannot write code for a pretended GPU: {type(reason).__name__}: {reason}"
+            )
+        graphs.append(Graph(code=code, backward=bool(options.get("is_backward")), images=_images(examples)))
+        return _boxed(own, graphs[-1], running)
+
+    return lambda graph, examples: compile_fx.compile_fx(graph, examples, inner_compile=lowered)
 
 
 @contextmanager
@@ -153,11 +177,21 @@ def _gpu_twin(value: Any) -> Any:
     return FakeTensor(value.fake_mode, meta, GPU)
 
 
-def _boxed(graph: torch.fx.GraphModule) -> Callable[[list[Any]], Any]:
+def _images(examples: list[Any]) -> int:
+    """Images and activations are larger, pixel by pixel, than the filters of a convolution."""
+    pixels = {example.shape[2:].numel(): len(example) for example in examples if getattr(example, "ndim", 0) == 4}
+    return pixels[max(pixels)] if pixels else 0
+
+
+def _boxed(
+    graph: torch.fx.GraphModule, known: Graph, running: Callable[[], AbstractContextManager[object]]
+) -> Callable[[list[Any]], Any]:
     def run(arguments: list[Any]) -> Any:
         values = list(arguments)
         arguments.clear()
-        return graph(*values)
+        known.runs += 1
+        with running():
+            return graph(*values)
 
     run._boxed_call = True  # type: ignore[attr-defined]
     return run
