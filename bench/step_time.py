@@ -23,7 +23,8 @@ import torch
 
 from dat.profiling.subjects import WarmSubject, eager_subjects, engine_subject
 from dat.recipes import ModelSettings, Recipe, recipe
-from dat.training.build import TrainingData, build_method
+from dat.training.build import build_method
+from dat.training.data import TrainingData
 from dat_engine.data import Augmentation, ImageArrays, ResidentLoader
 from dat_engine.model.precision import Precision
 from dat_engine.profile.timing import Timing, time_in_turn, time_ratio

@@ -6,7 +6,8 @@ import json
 
 from dat.cli.evaluate_flags import EvaluateFlags
 from dat.evaluation import TITLES, check_writable, evaluate, parse_attacks
-from dat.training.build import check_data_root, choose_device, load_test_data
+from dat.training.data import check_data_root, load_test_data
+from dat.training.device import choose_device
 from dat.training.options import DEFAULT_DATA_ROOT
 from dat.training.title import of_weights
 from dat.training.trained import load_trained

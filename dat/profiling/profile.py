@@ -18,7 +18,9 @@ from dat.profiling.step_profile import measure
 from dat.profiling.subjects import check_eager_baselines, eager_subjects, engine_subject
 from dat.profiling.table import table
 from dat.recipes import Recipe
-from dat.training.build import TrainingData, check_without_data, choose_device, load_training_data
+from dat.training.checks import check_without_data
+from dat.training.data import TrainingData, load_training_data
+from dat.training.device import choose_device
 from dat_engine.errors import UserError
 
 

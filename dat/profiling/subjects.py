@@ -10,7 +10,8 @@ import torch
 from dat.profiling.baselines.eager_dat import EagerDAT
 from dat.profiling.baselines.eager_pgd_at import EagerPGDAT
 from dat.recipes import Recipe
-from dat.training.build import TrainingData, build_model, build_step, execution, executor
+from dat.training.build import build_model, build_step, execution, executor
+from dat.training.data import TrainingData
 from dat.training.title import weights_title
 from dat_engine.data import Batch
 from dat_engine.errors import UserError

@@ -11,7 +11,9 @@ from dat.recipes import DataSettings, Recipe
 from dat.sweep.file import Sweep
 from dat.sweep.options import SweepOptions
 from dat.sweep.run_folder import refuse_others
-from dat.training.build import check_without_data, find_device, read_split
+from dat.training.checks import check_without_data
+from dat.training.data import read_split
+from dat.training.device import find_device
 from dat_engine.errors import UserError
 
 

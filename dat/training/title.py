@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from dat.recipes import Recipe
-from dat.training.build import TrainingData, execution
+from dat.training.build import execution
+from dat.training.data import TrainingData
 from dat_engine.distributed import Processes
 from dat_engine.step.evaluated import RAW
 from dat_engine.step.training_step import TrainingStep

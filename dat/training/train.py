@@ -11,16 +11,10 @@ from dat.evaluation import parse_attacks
 from dat.methods import METHODS
 from dat.recipes import Recipe
 from dat.recipes.reading import recipe_from_dict
-from dat.training.build import (
-    TrainingData,
-    build_model,
-    build_step,
-    check_without_data,
-    choose_device,
-    executor,
-    load_test_data,
-    load_training_data,
-)
+from dat.training.build import build_model, build_step, executor
+from dat.training.checks import check_without_data
+from dat.training.data import TrainingData, load_test_data, load_training_data
+from dat.training.device import choose_device
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by
 from dat.training.launch import began_here, begin_again, open_run
 from dat.training.options import RunOptions, default_run_dir

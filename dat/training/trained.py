@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dat.recipes import Recipe
 from dat.recipes.reading import recipe_from_dict
-from dat.training.build import build_model, choose_device
+from dat.training.build import build_model
+from dat.training.device import choose_device
 from dat.training.options import recorded_data_root
 from dat_engine.data import ImageSource
 from dat_engine.errors import UserError, unknown_name

@@ -21,13 +21,15 @@ from dat.methods.named import name_and_settings
 from dat.methods.task import Task
 from dat.recipes import method_as_published
 from dat.recipes.reading import check_settings
-from dat.training.build import check_labels, choose_device, weight_perturbation
+from dat.training.build import weight_perturbation
+from dat.training.device import choose_device
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by
 from dat.training.launch import begin_again
 from dat.training.options import DisplayStyle
 from dat.training.own_data import OwnData, image_shape_of, own_augmentation, own_loader, own_validation
 from dat.training.own_network import classes_of, give_branches
 from dat.training.trained import classifier_state
+from dat.training.views import check_labels
 from dat_engine.data import Augmentation, ImageSource
 from dat_engine.distributed import ONE_PROCESS
 from dat_engine.errors import UserError

@@ -14,8 +14,10 @@ from dat.methods.dat import DAT
 from dat.methods.dat.method import mixed_augmentation
 from dat.methods.task import Task
 from dat.recipes.by_keyword import recipe
-from dat.training.build import augmentation, build_method, check_without_data, view_augmentations
+from dat.training.build import build_method
+from dat.training.checks import check_without_data
 from dat.training.trainer import Trainer
+from dat.training.views import augmentation, view_augmentations
 from dat_engine.data import AUGMENTATIONS, IDBH, Augmentation, AutoAugment, CutMix, ImageArrays, open_loader
 from dat_engine.data_kinds import AugmentationName
 from dat_engine.errors import UserError

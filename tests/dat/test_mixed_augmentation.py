@@ -8,7 +8,9 @@ from dat.methods.dat import DAT
 from dat.methods.dat.method import DATMethod, mixed_augmentation
 from dat.methods.task import Task
 from dat.recipes import RECIPES, recipe
-from dat.training.build import augmentation, build_method, load_training_data
+from dat.training.build import build_method
+from dat.training.data import load_training_data
+from dat.training.views import augmentation
 from dat_engine.data import Augmentation, Batch, RandomResizedCrop
 
 LETTERS = Augmentation(padding=2, flip=False)

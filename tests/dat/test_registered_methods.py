@@ -10,7 +10,8 @@ from dat.cli import main
 from dat.evaluation import evaluate
 from dat.methods import METHODS, MethodEntry, method_entry, register
 from dat.recipes import recipe
-from dat.training.build import build_model, build_step, load_test_data, load_training_data
+from dat.training.build import build_model, build_step
+from dat.training.data import load_test_data, load_training_data
 from dat.training.trained import load_trained
 from dat_engine.errors import UserError
 from dat_engine.run.checkpoint import load
