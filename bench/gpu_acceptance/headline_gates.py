@@ -8,6 +8,7 @@ from bench.gpu_acceptance.subjects import SWITCHED, WAYS, Way
 KERNELS = (
     "amplitude_mix 32x32: float32",
     "amplitude_mix 32x32: every launch variant gives the same bits",
+    gate_of_file("kernels/test_pgd_start.py"),
     gate_of_file("kernels/test_pgd_step.py"),
     gate_of_file("kernels/test_augment.py"),
 )
