@@ -38,6 +38,7 @@ KERNEL_TESTS = (
 )
 ATTACK_TESTS = (
     "engine/attack/test_attack_model.py",
+    "engine/attack/test_fused_epilogues.py",
     "engine/attack/test_pgd.py",
     "engine/step/test_switches.py",
 )

@@ -38,7 +38,9 @@ def run(setting: Setting, record: Recorder) -> None:
             still_trains(switched)
             ratio = time_ratio(timings[switched.name], timings[usual.name])
             own = (name for name in needs_of(str(way)) if not name.startswith("step times:"))
-            needs = (gate, gate_of_file("engine/step/test_switches.py"), *own)
+            files = ["engine/step/test_switches.py"]
+            files += ["engine/attack/test_fused_epilogues.py"] if way.switches.fused_epilogues else []
+            needs = (gate, *map(gate_of_file, files), *own)
             record.figure(
                 f"switch: {way}", ratio, "x", needs=needs, note=f"its step over that of {usual.name}, in turn"
             )

@@ -66,6 +66,26 @@ def test_cudnn_is_given_its_arguments_in_its_order(residual, monkeypatch):
     assert torch.equal(convolution_relu(*given, *GEOMETRY), expected) and len(calls) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("residual", [True, False])
+def test_what_the_results_memory_held_before_is_not_in_it(residual, dtype, device):
+    """Without a residual cuDNN is given the result's own memory for one, times 0, and 0 times NaN would be NaN."""
+    generator = torch.Generator().manual_seed(0)
+    images, weight, bias, other = (
+        torch.randn(shape, generator=generator).to(device, dtype)
+        for shape in ((4, 16, 12, 12), (16, 16, 3, 3), (16,), (4, 16, 6, 6))
+    )
+    images, weight, other = (t.contiguous(memory_format=torch.channels_last) for t in (images, weight, other))
+    expected = torch.conv2d(images.double(), weight.double(), bias.double(), *GEOMETRY)
+    expected = (expected + (other.double() if residual else 0)).relu()
+    for _ in range(3):
+        junk = [torch.full_like(other, torch.nan) for _ in range(16)]
+        del junk
+        result = convolution_relu(images, weight, bias, other if residual else None, *GEOMETRY)
+        assert result.dtype == dtype and result.stride() == other.stride()
+        torch.testing.assert_close(result.double(), expected, rtol=0.02, atol=0.15)
+
+
 def test_cudnn_is_asked_on_a_gpu_in_the_formats_that_it_fuses_and_not_where_bits_must_repeat():
     def asked(**image):
         return fused_epilogues._by_cudnn(SimpleNamespace(**{"is_cuda": True, "dtype": torch.bfloat16, **image}))
