@@ -149,7 +149,7 @@ def test_phases_make_up_the_step_on_the_cpu(tmp_path, method):
         assert sum(reading.phases.values()) == pytest.approx(reading.seconds)
     # the calmest one: on a busy machine a step may be interrupted between two phases
     reading = min(readings.values(), key=lambda reading: reading.phases[OTHER] / reading.seconds)
-    assert reading.phases[OTHER] < 0.1 * reading.seconds
+    assert reading.phases[OTHER] < 0.2 * reading.seconds
     active = {
         "dat": {"clean forward", "mix", "attack", "joint", "optimizer"},
         "pgd-at": {"clean forward", "attack", "joint", "optimizer"},
