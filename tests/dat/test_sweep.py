@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ import dat
 from dat.cli import main
 from dat.cli.sweep_flags import parse_sweep_flags
 from dat.recipes import recipe
-from dat.sweep import read_sweep, training_process
+from dat.sweep import read_sweep, sweeping, training_process
+from dat.sweep.progress import Progress
 from dat_engine.errors import UserError
 from dat_engine.run.lock import RunLock, holder_of
+from dat_engine.run.stop import Stop
 from tests.dat import quick_run
 from tests.dat.quick_run import write_config, write_figures
 
@@ -254,21 +257,29 @@ def test_a_signal_lets_the_run_save_and_the_same_command_goes_on(tmp_path, capfd
     assert "[1/2] slow, seed 0: goes on\n" in capfd.readouterr().out
 
 
-def test_a_time_limit_stops_and_saves_as_asked(tmp_path, capfd, quick_runs):
+def test_a_time_limit_stops_and_saves_as_asked(tmp_path, capfd, quick_runs, monkeypatch):
     path = sweep_file(tmp_path, TINY + "runs: [{name: slow, method: plain}, {method: plain}]")
+    begun = tmp_path / "out" / "slow" / "seed-0" / "config.json"
+    monkeypatch.setattr(sweeping, "Stop", partial(Stop, clock=lambda: 2.0 * begun.exists()))
     assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--time-limit", "1s"]) == 0
     said = capfd.readouterr().out
     assert "[1/2] slow, seed 0: stopped" in said and "stopped by the time limit; go on with: dat sweep" in said
 
 
-def test_a_run_that_another_process_still_trains_is_waited_for(tmp_path, capfd, quick_runs):
+def test_a_run_that_another_process_still_trains_is_waited_for(tmp_path, capfd, quick_runs, monkeypatch):
     """As one that a killed sweep has left behind, until it has saved."""
     path = sweep_file(tmp_path, TINY + "runs: [{method: plain}]")
     (begun,) = read_sweep(path).runs
     folder = tmp_path / "out" / begun.folder
     write_config(folder, begun.recipe.to_dict())
-    lock = RunLock(folder)
-    threading.Timer(1.0, lock.release).start()
+    lock, says = RunLock(folder), Progress.ends
+
+    def ends(progress, number, run, what):
+        says(progress, number, run, what)
+        if "is still being trained" in what:
+            lock.release()
+
+    monkeypatch.setattr(Progress, "ends", ends)
     assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
     said = capfd.readouterr()
     assert [line for line in said.out.splitlines() if line.startswith("[") and ": epoch " not in line] == [
