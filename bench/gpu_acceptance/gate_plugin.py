@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 import pytest
+import torch
 
 from bench.gpu_acceptance.records import Gate, Recorder, Status
 
-Expected = Literal["passed", "skipped", "either"]
+MayEnd = Literal["passed", "skipped", "either"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gates-into", type=Path, required=True, metavar="FILE", help="records of the acceptance run")
-    parser.addoption("--gates-expected", choices=get_args(Expected), default="passed", help="how a gate may end")
+    parser.addoption("--gates-expected", choices=get_args(MayEnd), default="passed", help="how a gate may end")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # many steps of one architecture in one process; past the limit a compiled one would run uncompiled without a word
+    torch._dynamo.config.recompile_limit = 64
     record = Recorder(config.getoption("--gates-into"))
-    config.pluginmanager.register(Gates(record, cast(Expected, config.getoption("--gates-expected"))))
+    config.pluginmanager.register(Gates(record, cast(MayEnd, config.getoption("--gates-expected"))))
 
 
 def gate_of_file(file: str) -> str:
@@ -57,7 +60,7 @@ class _Gathered:
 class Gates:
     """Writes down which gates are expected when the tests are collected, and each when the last of its tests has ended."""
 
-    def __init__(self, record: Recorder, expected: Expected) -> None:
+    def __init__(self, record: Recorder, expected: MayEnd) -> None:
         self._record = record
         self._expected = expected
         self._gathered: dict[str, _Gathered] = {}

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from bench.gpu_acceptance import gate_plugin
-from bench.gpu_acceptance.gate_plugin import Expected, gate_of_file
+from bench.gpu_acceptance.gate_plugin import MayEnd, gate_of_file
 from bench.gpu_acceptance.records import Recorder
 from bench.gpu_acceptance.setting import Setting
 
@@ -36,7 +36,7 @@ def run(setting: Setting, record: Recorder, *files: str) -> None:
 
 
 def _test(words: str, gate: str, setting: Setting, record: Recorder) -> None:
-    expected: Expected = "skipped" if setting.rehearsal else "either" if setting.optional else "passed"
+    expected: MayEnd = "skipped" if setting.rehearsal else "either" if setting.optional else "passed"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", gate_plugin.__name__]
     command += [f"--gates-into={record.path}", f"--gates-expected={expected}"]
     command += [f"tests/{word}" if word.endswith(".py") else word for word in shlex.split(words)]
