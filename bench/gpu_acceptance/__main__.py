@@ -26,7 +26,7 @@ import torch
 from bench.gpu_acceptance.clocks import read_clocks
 from bench.gpu_acceptance.launch import ROOT, Launch, Outcome, run_stage, run_together
 from bench.gpu_acceptance.records import Gate, Status, read, read_details
-from bench.gpu_acceptance.result_file import file_name, write_companions, write_result
+from bench.gpu_acceptance.result_file import check_folder, file_name, write_companions, write_result
 from bench.gpu_acceptance.sections import SECTIONS, Section, chosen
 from bench.gpu_acceptance.table import render
 from bench.gpu_acceptance.verdict import Verdict, judge
@@ -56,7 +56,15 @@ def main(words: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    before = signal.signal(signal.SIGTERM, _end_in_order)
+    try:
+        for written in (arguments.out, arguments.json and arguments.json.parent):
+            if written is not None:
+                check_folder(written)
+    except OSError as error:
+        print(f"gpu_acceptance: cannot write into {written} ({error.strerror}); name another folder", file=sys.stderr)
+        return 2
+    obeyed = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _end_in_order) for number in obeyed}
     environment = describe_environment()
     if arguments.commit:
         environment["git_commit"] = arguments.commit
@@ -74,13 +82,14 @@ def main(words: Sequence[str] | None = None) -> int:
             run.run(stages)
         finally:
             verdict, text = run.write()
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     print(f"\n{text}\n\n{run.seconds:.0f} s" + (f"; written to {run.path}" if run.path else ""))
     return 0 if verdict.green else 1
 
 
 def _end_in_order(number: int, frame: object) -> None:
-    """SIGTERM, from `timeout` say: the sections end with the run, and what they have found out is written."""
+    """SIGTERM, from `timeout` say, or Ctrl+C: the sections end with the run, and what they have found out is written."""
     raise SystemExit(128 + number)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ LARGEST = 15 << 20
 def file_name(environment: Mapping[str, Any]) -> str:
     gpu = environment["hardware"]["gpu"] or "cpu"
     return f"gpu_{re.sub('[^a-z0-9]+', '-', gpu.lower()).strip('-')}_{environment['date'][:10]}.json"
+
+
+def check_folder(folder: Path) -> None:
+    """Make `folder`, and raise OSError unless files can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

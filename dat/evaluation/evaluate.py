@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dat.evaluation.attacks import REGISTRY, Perturb, Victim, parse_attacks
-from dat.evaluation.images import ImagesAndLabels, NumberedBatch, check_epsilon, numbered_batches
+from dat.evaluation.images import ImagesAndLabels, NumberedBatch, check_epsilon, check_seed, numbered_batches
 from dat.evaluation.result import NOT_FINITE, Evaluation, Predictions
 from dat.evaluation.rounds import in_rounds
 from dat_engine.attack.attack_model import AttackModel
@@ -73,6 +73,7 @@ def evaluate(
     """
     names = parse_attacks(attacks)
     check_epsilon(epsilon)
+    check_seed(seed)
     check_module(model)
     if torch.is_inference_mode_enabled():
         raise UserError(
@@ -92,7 +93,7 @@ def evaluate(
         images = images.to(dtype)
         if not prepared:
             victim = _victim(model, images, names, epsilon, attack_model)
-            generators = {name: torch.Generator(device).manual_seed(seed + processes.rank) for name in names}
+            generators = {name: torch.Generator(device).manual_seed(int(seed) + processes.rank) for name in names}
             prepared.append((victim, {name: REGISTRY[name].create(victim, generators[name]) for name in names}))
         victim, perturbs = prepared[0]
         _check_labels(targets, victim.num_classes)

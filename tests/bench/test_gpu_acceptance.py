@@ -70,6 +70,15 @@ def test_what_is_asked_for_wrongly_is_named(capsys):
     assert "graph_gates" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--out", "--json"])
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_runs(option, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    given = tmp_path / "file" if option == "--out" else tmp_path / "file" / "result.json"
+    assert main(["--dry-run-cpu", "--only", "ceilings", option, str(given)]) == 2
+    said = capsys.readouterr()
+    assert f"cannot write into {tmp_path / 'file'} (" in said.err and not said.out
+
+
 def test_a_time_counts_only_where_all_its_gates_are_green():
     gates = [
         Gate(name="mix 32: one", status="passed"),

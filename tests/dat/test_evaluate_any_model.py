@@ -273,10 +273,12 @@ class Tuple(nn.Module):
         ({"model": lambda images: MODEL(images)}, "the model is a function"),
         ({"model": Tuple()}, "returns a tuple"),
         ({"epsilon": "8/255"}, "epsilon is '8/255'; give a number"),
+        ({"seed": None}, "seed must be a non-negative 63-bit number; got None"),
+        ({"seed": 2**70}, "seed must be a non-negative 63-bit number; got 1180591620717411303424"),
     ],
-    ids=["class", "function", "tuple", "epsilon"],
+    ids=["class", "function", "tuple", "epsilon", "no seed", "long seed"],
 )
-def test_what_is_no_classifier_or_no_epsilon_is_the_users_to_mend(change, sentence):
+def test_what_is_no_classifier_no_epsilon_or_no_seed_is_the_users_to_mend(change, sentence):
     with pytest.raises(dat.UserError, match=sentence):
         evaluated(**change)
 

@@ -96,12 +96,17 @@ class FusedConvolution(nn.Module):
 
     def forward(self, images: Tensor, residual: Tensor | None = None) -> Tensor:
         layer = self.layer
-        if residual is not None and residual.shape != self._result_shape(images):  # a sum that spreads one of its terms
+        if residual is not None and not self._is_like_the_result(
+            residual, images
+        ):  # a sum that spreads or converts a term
             return functional.relu(layer(images) + residual)
         result: Tensor = convolution_relu(
             images, layer.weight, layer.bias, residual, layer.stride, layer.padding, layer.dilation
         )
         return result
+
+    def _is_like_the_result(self, residual: Tensor, images: Tensor) -> bool:
+        return residual.dtype == images.dtype and residual.shape == self._result_shape(images)
 
     def _result_shape(self, images: Tensor) -> tuple[int, ...]:
         layer = self.layer
@@ -130,7 +135,8 @@ def fuse_epilogues(module: fx.GraphModule) -> None:
             if convolution.op != "call_module" or called.count(name) > 1 or not _fuses(convolution, module):
                 continue
             _replace(module, name, FusedConvolution(module.get_submodule(name)))  # type: ignore[arg-type]
-            with graph.inserting_before(relu):
+            # where the plain ones stand: what is written to in place behind them is still as they find it
+            with graph.inserting_before(relu.args[0]):
                 fused = graph.call_module(name, (convolution.args[0], *residual))
             relu.replace_all_uses_with(fused)
             for node in (relu, *(relu.args[:1] if residual else ()), convolution):

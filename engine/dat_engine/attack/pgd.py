@@ -83,8 +83,8 @@ def pgd_attack(
             and values per image have one for each.
         logit_gradient: maps logits [B, K] to dL/dlogits [B, K] of the loss to be ascended, at any positive scale.
         start: of `draw_start`: the seed of noise as `settings` describe it, the same for a seed on every device and backend
-            (`dat_kernels.pgd_start`). Or a perturbation of one's own, [B, C, H, W] in image units. It is added to the images,
-            and the sum clipped to [0, 1]. None: the attack starts from the images.
+            (`dat_kernels.pgd_start`). Or a floating perturbation of one's own, [B, C, H, W] in image units, a constant too.
+            It is added to the images, and the sum clipped to [0, 1]. None: the attack starts from the images.
         layout: branch of every equal group of the batch; all groups are attacked in one pass.
         active: bool [B, C, H, W] that receives where dx'/dx = 1, for `along_projection`.
         first_gradient: dL/dimages [B, C, H, W] at the start, where it is known already (`CleanPass.gradient`); the first
@@ -94,7 +94,8 @@ def pgd_attack(
         [B, C, H, W] of the images' dtype, in [0, 1], detached. Source: Madry et al. 2018, eq. 2.3; METHOD section 4.
 
     Raises:
-        UserError: a radius or step size per image, and not as many of them as there are images.
+        UserError: a radius or step size per image, and not as many of them as there are images; a start that is neither a
+            seed nor a perturbation of the images.
     """
     for name in ("epsilon", "step_size"):
         value = getattr(settings, name)
@@ -171,8 +172,9 @@ def image_gradient(
 
 def _started(images: Tensor, settings: AttackSettings, start: Tensor) -> Tensor:
     """The image that the attack starts from, clipped to [0, 1]; `start` as `pgd_attack` takes it."""
+    _check_start(images, start)
     if start.dtype != torch.int64:
-        return (images + start).clamp_(0.0, 1.0)
+        return (images + start.detach()).clamp_(0.0, 1.0)
     scale = settings.start_scale if settings.start == "gaussian" else settings.epsilon
     return pgd_start(images, noise=settings.start, scale=scale, seed=start)
 
@@ -206,6 +208,21 @@ def _check_tensor(name: str, value: float | Tensor) -> None:
             f"{name} must be a number, or a float32 tensor without dimensions or of shape [B]; got {value.dtype} of shape "
             f"{tuple(value.shape)}"
         )
+
+
+def _check_start(images: Tensor, start: object) -> None:
+    if isinstance(start, Tensor):
+        is_seed = start.dtype == torch.int64 and start.ndim == 0
+        widened = torch.promote_types(start.dtype, images.dtype)
+        if is_seed or (start.is_floating_point() and widened == images.dtype and start.shape == images.shape):
+            return
+        given = f"{start.dtype} of shape {tuple(start.shape)}"
+    else:
+        given = f"a {type(start).__name__}"
+    raise UserError(
+        f"start must be the seed that draw_start(generator) gives, int64 without dimensions, or a perturbation of shape "
+        f"{tuple(images.shape)} that {images.dtype} holds; got {given}"
+    )
 
 
 class _Projection(torch.autograd.Function):

@@ -133,6 +133,13 @@ def spread(block, features):
     return functional.relu(block.normalised(features) + features.mean((2, 3), keepdim=True))
 
 
+def written_to_behind(block, features):
+    shortcut = block.other(features)
+    total = block.normalised(features) + shortcut
+    shortcut = functional.relu_(shortcut)
+    return functional.relu(total) + shortcut
+
+
 def used_besides(block, features):
     out = block.normalised(features)
     return functional.relu(out) + out
@@ -148,6 +155,7 @@ def used_besides(block, features):
         (added, {}, 1),
         (added_to_the_features, {}, 1),  # the shortcut, which is written to
         (spread, {}, 1),  # which falls back to operations one by one
+        (written_to_behind, {}, 1),
         (used_besides, {}, 0),
         (lambda block, features: functional.relu(block.normalised(block.normalised(features))), {}, 0),
         (lambda block, features: functional.relu(block.normalised(features) * 2), {}, 0),
@@ -171,6 +179,12 @@ def test_what_may_be_fused_is_and_the_attack_stays_the_same(wiring, options, fus
         results.append((logits, *torch.autograd.grad(logits.square().sum(), images)))
     for own, other in zip(*results, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-14)
+
+
+def test_a_residual_of_another_dtype_is_added_as_torch_adds_it():
+    layer = nn.Conv2d(2, 2, 1).bfloat16()
+    images, residual = torch.rand(1, 2, 3, 3).bfloat16(), torch.rand(1, 2, 3, 3)
+    assert torch.equal(FusedConvolution(layer)(images, residual), functional.relu(layer(images) + residual))
 
 
 @pytest.mark.parametrize(

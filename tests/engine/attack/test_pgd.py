@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dat_engine.attack import pgd
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import AttackSettings, along_projection, draw_start, per_image, pgd_attack
+from dat_engine.errors import UserError
 from dat_kernels import pgd_step
 from dat_kernels.pgd_step import philox
 
@@ -92,6 +93,38 @@ def test_a_seed_and_the_perturbation_it_stands_for_are_one_attack(epsilon):
         pgd_attack(attack_model, images, ascend_first_logit, settings, start) for start in (seed, noise)
     )
     torch.testing.assert_close(by_seed, by_noise, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        5,
+        torch.tensor(5, dtype=torch.int32),
+        torch.tensor(0.5),
+        torch.arange(6),
+        torch.zeros(6, 3, 4, 4, dtype=torch.int64),
+        torch.zeros(6, 3, 4, 4, dtype=torch.uint8),
+        torch.zeros(6, 3, 4, 4, dtype=torch.float64),
+        torch.zeros(1, 3, 4, 4),
+        torch.zeros(2, 6, 3, 4, 4),
+    ],
+    ids=["int", "int32", "scalar", "seeds", "int64", "uint8", "wider", "spread", "more"],
+)
+def test_a_start_that_is_neither_seed_nor_perturbation_is_refused(start):
+    _, attack_model = linear_view()
+    with pytest.raises(UserError, match=r"^start must be the seed that draw_start\(generator\) gives.*; got "):
+        pgd_attack(attack_model, batch().float(), ascend_first_logit, AttackSettings(), start)
+
+
+def test_a_perturbation_is_a_constant():
+    _, attack_model = linear_view()
+    images, settings = batch(), AttackSettings(epsilon=0.1, step_size=0.03, steps=1)
+    start = torch.full_like(images, 0.01)
+    plain, learnt = (
+        pgd_attack(attack_model, images, ascend_first_logit, settings, given)
+        for given in (start, start.clone().requires_grad_())
+    )
+    assert torch.equal(plain, learnt) and not learnt.requires_grad
 
 
 def test_path_gradient_is_one_where_a_bound_is_active(device):
