@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from dat.evaluation.images import check_epsilon
+from dat.evaluation.images import check_epsilon, check_seed
 from dat.methods import METHODS
 from dat.methods.named import name_and_settings
 from dat.methods.task import Task
@@ -145,6 +145,7 @@ class Trainer:
         _check_kind("schedule", schedule, Schedule, 'dat_engine.run.schedule.Schedule(kind="cosine")')
         if progress not in get_args(DisplayStyle):
             raise UserError(f"progress must be one of {', '.join(get_args(DisplayStyle))}; got {progress!r}")
+        check_seed(seed)
         entry = METHODS[name]
         self.model = model
         self.method = name

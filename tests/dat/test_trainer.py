@@ -258,6 +258,7 @@ class Endless(torch.utils.data.IterableDataset):
         ({"schedule": "cosine"}, "schedule is a str; give settings"),
         ({"progress": "no"}, "progress must be one of"),
         ({"epsilon": 8}, r"epsilon must lie in \(0, 1\]"),
+        ({"seed": "a"}, "seed must be a non-negative 63-bit number; got 'a'"),
         ({"method": "tradse"}, "did you mean trades"),
         ({"execution": "graphed"}, "use auto, eager or compiled"),
         (

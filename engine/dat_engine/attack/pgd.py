@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from dat_engine.errors import UserError
 from dat_engine.profile.ranges import named_range
 from dat_kernels import pgd_start, pgd_step
 
+_Start = Literal["gaussian", "uniform"]
 LogitGradient = Callable[[Tensor], Tensor]
 
 FP16_MAGNITUDE = 256.0
@@ -38,7 +39,7 @@ class AttackSettings:
     epsilon: float | Tensor = 8 / 255
     step_size: float | Tensor = 2 / 255
     steps: int = 10
-    start: Literal["gaussian", "uniform"] = "uniform"
+    start: _Start = "uniform"
     start_scale: float = 0.001
     """Standard deviation of a gaussian start; a uniform start fills the whole box and ignores it."""
 
@@ -49,6 +50,8 @@ class AttackSettings:
             raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
         if not isinstance(self.step_size, Tensor) and not 0 < self.step_size < math.inf:
             raise UserError(f"step_size must be positive and finite; got {self.step_size:g}")
+        if self.start not in get_args(_Start):
+            raise UserError(f"start must be {' or '.join(get_args(_Start))}; got {self.start!r}")
         if self.steps < 1:
             raise UserError(f"steps must be at least 1; got {self.steps}")
         if not 0 <= self.start_scale < math.inf:

@@ -194,6 +194,7 @@ def test_further_steps_copy_nothing_and_move_along_one_order_of_memory(dtype, mo
         ({"epsilon": 8.0}, r"epsilon must lie in \(0, 1\]"),
         ({"step_size": 0.0}, "step_size must be positive and finite"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"start": "normal"}, "start must be gaussian or uniform; got 'normal'"),
         ({"start_scale": -1.0}, "start_scale must be finite and not negative"),
     ],
 )
