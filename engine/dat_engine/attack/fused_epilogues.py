@@ -96,9 +96,8 @@ class FusedConvolution(nn.Module):
 
     def forward(self, images: Tensor, residual: Tensor | None = None) -> Tensor:
         layer = self.layer
-        if residual is not None and not self._is_like_the_result(
-            residual, images
-        ):  # a sum that spreads or converts a term
+        # a sum may spread or convert one of its terms
+        if residual is not None and not self._is_like_the_result(residual, images):
             return functional.relu(layer(images) + residual)
         result: Tensor = convolution_relu(
             images, layer.weight, layer.bias, residual, layer.stride, layer.padding, layer.dilation

@@ -61,13 +61,19 @@ def main(output: str, update: str, precision: str) -> None:
             targets=torch.randint(0, CLASSES, (GLOBAL_BATCH,), generator=generator),
             indices=torch.arange(GLOBAL_BATCH),
         )
-        noise = method.draw_noise(whole, generator)
+        noise = dict(method.draw_noise(whole, generator))
+        noise.pop(
+            "start"
+        )  # of a seed, every process makes noise for its own images: the whole's, in order, is shared out
+        starts = 0.001 * torch.randn(2, *images.shape, generator=generator, dtype=policy.dtype)
         place = (processes.rank, processes.world_size)
         own = Batch(
             **{name: share(getattr(whole, name), *place) for name in ("images", "originals", "targets", "indices")}
         )
+        own_noise = {name: share(value, *place) for name, value in noise.items()}
+        own_noise["start"] = torch.cat([share(start, *place) for start in starts])
         with torch.profiler.profile() as profile:
-            metrics = step(own, {name: share(value, *place) for name, value in noise.items()})
+            metrics = step(own, own_noise)
         count_collectives(profile, collectives)
         losses.append(processes.total({"loss": float(metrics["loss"])})["loss"] / processes.world_size)
     if processes.is_main:

@@ -7,6 +7,7 @@ import torch
 
 from dat import models
 from dat_engine.attack.attack_model import AttackModel
+from tests.engine.step.generated_kernels import compile_ahead
 from tests.engine.step.inductor_counts import fake, generated
 from tests.engine.step.step_launches import StepLaunches, dat_step_launches
 
@@ -44,6 +45,16 @@ def test_launches_of_a_whole_step(step):
     assert {graph.runs for graph in step.graphs} == {1, STEPS}  # nothing that is compiled is left out
     assert step.compiled <= 720
     assert step.total <= 900
+
+
+def test_every_kernel_of_a_step_compiles_for_the_gpu(step, tmp_path, monkeypatch, record_property):
+    """With an empty cache, so that the time that it takes is that of a first run."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    compiled = compile_ahead((graph.code for graph in step.graphs), tmp_path)
+    record_property("seconds of one core", compiled.seconds)
+    assert compiled.kernels == sum(len(set(graph.code.launches)) for graph in step.graphs) <= 130
+    assert compiled.configurations >= compiled.kernels
+    assert len(list((tmp_path / "cache").glob("*/*.cubin"))) >= compiled.kernels
 
 
 def test_fused_epilogues_leave_only_the_kernels_that_no_convolution_can_take_along():
