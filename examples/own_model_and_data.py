@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import dat
+from dat_engine.step.optimizer_settings import SGDSettings
 
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16  # [N, 1, 8, 8] in [0, 1]
@@ -30,6 +31,7 @@ trainer = dat.Trainer(
     epsilon=0.1,
     epochs=8,
     batch_size=64,
+    optimizer=SGDSettings(learning_rate=0.02),  # the published 0.1 is for deep residual networks
     validation=(images[1300:1500], labels[1300:1500]),
 )
 print(trainer.fit().accuracy)
