@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bench.gpu_acceptance.setting import Setting
+from bench.one_over_f import one_over_f
 from dat_engine.data import ImageArrays, load
 
 CIFAR_IMAGES = 50_000
@@ -23,16 +24,9 @@ def make_images(
     device: torch.device | None = None,
 ) -> Tensor:
     """float32 [B, C, H, W] in [0, 1], of 8-bit values but for `random`; drawn on `device`, the CPU by default."""
-    generator = torch.Generator(device or "cpu").manual_seed(seed)
-    options: dict[str, Any] = {"generator": generator, "device": device}
-    if kind == "random":
-        return torch.rand(shape, **options)
-    rows, columns = (torch.fft.fftfreq(size, device=device) for size in shape[-2:])
-    frequency = rows[:, None].hypot(columns[None])
-    frequency[0, 0] = 1 / max(shape[-2:])
-    noise = torch.fft.ifft2(torch.fft.fft2(torch.randn(shape, **options)) / frequency).real
-    noise = noise / noise.std((-2, -1), correction=0, keepdim=True).clamp_min(1e-6)
-    return ((0.47 + 0.22 * noise).clamp(0, 1) * 255).round() / 255
+    if kind == "one_over_f":
+        return one_over_f(shape, seed=seed, device=device)
+    return torch.rand(shape, generator=torch.Generator(device or "cpu").manual_seed(seed), device=device)
 
 
 def training_images(setting: Setting) -> ImageArrays:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dat.cli.flags import parse_flags
+from dat.seed import check_seed
 from dat_engine.errors import UserError
 
 USAGE = "dat evaluate RUN_OR_CHECKPOINT [--attacks …] [--json]"
@@ -44,8 +45,7 @@ class EvaluateFlags:
         for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1; got {value}")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed must be a non-negative 63-bit number; got {self.seed}")
+        check_seed(self.seed)
         if self.epsilon is not None and not 0 < self.epsilon <= 1:
             raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {self.epsilon:g}")
 

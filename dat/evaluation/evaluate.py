@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from dat.evaluation.attacks import REGISTRY, Perturb, Victim, parse_attacks
-from dat.evaluation.images import ImagesAndLabels, NumberedBatch, check_epsilon, check_seed, numbered_batches
+from dat.evaluation.images import ImagesAndLabels, NumberedBatch, check_epsilon, numbered_batches
 from dat.evaluation.result import NOT_FINITE, Evaluation, Predictions
 from dat.evaluation.rounds import in_rounds
+from dat.seed import check_seed
 from dat_engine.attack.attack_model import AttackModel
 from dat_engine.attack.pgd import image_gradient
 from dat_engine.attack.verification import (

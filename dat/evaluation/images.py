@@ -97,12 +97,6 @@ def check_epsilon(epsilon: object) -> None:
         raise UserError(f"epsilon must lie in (0, 1], images being in [0, 1]; got {epsilon:g}")
 
 
-def check_seed(seed: object) -> None:
-    """Raise UserError unless `seed` is a whole number that every generator takes."""
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise UserError(f"seed must be a non-negative 63-bit number; got {seed!r}")
-
-
 def check_images(images: Tensor) -> None:
     """Raise UserError unless `images` are [B, C, H, W], floating point, in [0, 1]."""
     if not images.is_floating_point():

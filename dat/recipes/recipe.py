@@ -10,6 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from dat.methods import METHODS
+from dat.seed import check_seed
 from dat_engine.data_kinds import AugmentationName, LoaderKind, OnDamaged
 from dat_engine.errors import UserError
 from dat_engine.model.precision import Precision
@@ -132,8 +133,7 @@ class Recipe:
             value = getattr(getattr(self, group), field_name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1; got {value}")
-        if not 0 <= self.seed < 2**63 - 2**32:
-            raise UserError(f"seed must be a non-negative 63-bit number; got {self.seed}")
+        check_seed(self.seed, below=2**63 - 2**32)
         smallest = METHODS[self.method].smallest_batch(self.settings)
         if self.batch_size < smallest:
             raise UserError(

@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from dat.evaluation.images import check_epsilon, check_seed
+from dat.evaluation.images import check_epsilon
 from dat.methods import METHODS
 from dat.methods.named import name_and_settings
 from dat.methods.task import Task
 from dat.recipes import method_as_published
 from dat.recipes.reading import check_settings
+from dat.seed import check_seed
 from dat.training.build import weight_perturbation
 from dat.training.device import choose_device
 from dat.training.fitting import display_of, fit, say_stopped, spoken_warnings, validation_by

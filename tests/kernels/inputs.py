@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.one_over_f import one_over_f
 from dat_kernels import available_backends
 
 # White noise hides a lossy transform, for its spectrum is flat; 1/f images show it. Flat and black images have exact
@@ -17,19 +18,14 @@ def generator(seed: int) -> torch.Generator:
 
 def make_images(kind: str, shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
     """[B, C, H, W] float32 in [0, 1] of one of `KINDS`."""
+    if kind == "one_over_f":
+        return one_over_f(shape, seed=seed)
     random = generator(seed)
     if kind == "random":
         return torch.rand(shape, generator=random)
     if kind == "flat":
         return torch.rand(*shape[:2], 1, 1, generator=random).expand(shape).contiguous()
-    if kind == "black":
-        return torch.zeros(shape)
-    height, width = shape[-2:]
-    frequency = torch.fft.fftfreq(height)[:, None].hypot(torch.fft.fftfreq(width)[None])
-    frequency[0, 0] = 1 / max(height, width)
-    noise = torch.fft.ifft2(torch.fft.fft2(torch.randn(shape, generator=random)) / frequency).real
-    noise = noise / noise.std((-2, -1), correction=0, keepdim=True).clamp_min(1e-6)
-    return ((0.47 + 0.22 * noise).clamp(0, 1) * 255).round() / 255
+    return torch.zeros(shape)
 
 
 def needs(backend: str) -> None:

@@ -28,13 +28,14 @@ from tests.engine.step.whole_steps import (
     differing,
     image_shape,
     on_gpu,
-    repeatable_convolutions,
     state_of,
     train,
     training_step,
     update_difference,
 )
 from tests.host_waits import waiting_is_an_error
+
+pytestmark = pytest.mark.usefixtures("repeatable_convolutions")
 
 RATES = [RATE, RATE / 2, 0.0, RATE, RATE / 4, RATE]
 MAIN: dict[str, Any] = {"precision": "bf16", "branching": "grouped"}
@@ -91,12 +92,6 @@ def graphed(step: TrainingStep, first: Batch) -> GraphedStep:
         execute._tried = True
     assert execute.captured
     return execute
-
-
-@pytest.fixture(scope="module", autouse=True)
-def repeatable():
-    with repeatable_convolutions():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,16 @@ from tests.engine.step.whole_steps import (
     RATE,
     batches,
     differing,
-    repeatable_convolutions,
     state_of,
     train,
     training_step,
 )
 
+pytestmark = pytest.mark.usefixtures("repeatable_convolutions")
+
 POOL = (0, 7)
 GROWTH = 64 << 20
 """Bytes by which the allocator's active memory may differ after 59 steps: a few batches of 12 MB, far from one per step."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def repeatable():
-    with repeatable_convolutions():
-        yield
 
 
 def failing(step):

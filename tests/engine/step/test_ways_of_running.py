@@ -16,7 +16,6 @@ from tests.engine.step.whole_steps import (
     differing,
     exact_float32,
     on_gpu,
-    repeatable_convolutions,
     state_of,
     train,
     training_step,
@@ -24,11 +23,7 @@ from tests.engine.step.whole_steps import (
 )
 from tests.kernels.steps import assert_same_bits
 
-
-@pytest.fixture(scope="module", autouse=True)
-def repeatable():
-    with repeatable_convolutions():
-        yield
+pytestmark = pytest.mark.usefixtures("repeatable_convolutions")
 
 
 @pytest.mark.gate("step: groups on streams of their own = one grouped batch")

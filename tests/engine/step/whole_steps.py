@@ -129,18 +129,6 @@ def _is_weight(name: str, value: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def repeatable_convolutions() -> Iterator[None]:
-    """cuDNN's deterministic algorithms, and no choice by timing outside the step."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
-
-
-@contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
     """No TF32: float32 products are float32 products."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
